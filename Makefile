@@ -1,0 +1,52 @@
+# Everything runs from .venv, which is made from the lock when first needed.
+PYTHON ?= python3
+BIN := .venv/bin
+NBCONVERT := $(BIN)/jupyter nbconvert --config nbconvert_config.py
+READY := .venv/.made-from-the-lock
+# TensorFlow only reads the data: no start-up log.
+export TF_CPP_MIN_LOG_LEVEL := 3
+export TF_ENABLE_ONEDNN_OPTS := 0
+
+.PHONY: help report test notebook execute benchmark lock clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+report: report/bernoulli_em.html ## run the notebook and write its HTML report
+	@echo "The report is report/bernoulli_em.html"
+
+test: $(READY) ## run the tests
+	$(BIN)/python -m pytest tests
+
+notebook: $(READY) ## open the notebook in JupyterLab
+	$(BIN)/jupyter lab bernoulli_em.ipynb
+
+execute: $(READY) ## run the notebook in place, to renew its committed outputs
+	$(NBCONVERT) --to notebook --execute --inplace bernoulli_em.ipynb
+
+benchmark: $(READY) ## time EM against its bound and two plain versions
+	$(BIN)/python tests/benchmark.py
+
+lock: $(READY) ## renew requirements.txt from environment.yml
+	$(BIN)/python -m pip install --quiet uv
+	sed -n 's/^      - \([a-z]\)/\1/p' environment.yml > .venv/environment.in
+	$(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy fewest \
+		--upgrade --custom-compile-command "make lock" --quiet \
+		--output-file requirements.txt .venv/environment.in
+
+clean: ## delete .venv and the report
+	rm -rf .venv report
+
+report/bernoulli_em.html: bernoulli_em.ipynb nbconvert_config.py $(READY)
+	@echo "Running the notebook (about half a minute)"
+	$(NBCONVERT) --to html --execute --output-dir report bernoulli_em.ipynb
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys, ensurepip, venv; \
+	sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13 with its venv module: install" \
+	"one (Debian: python3-venv) or name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Making .venv and installing requirements.txt into it (a minute or two, once)"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
