@@ -66,6 +66,7 @@ def test_agrees_with_the_textbook_in_float64(em, size, pseudo_count):
     counts = em.e_step(params, images)
     np.testing.assert_allclose(counts.cluster_counts, n_k, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(counts.pixel_counts, s_kd, rtol=1e-4, atol=1e-5)
+    assert counts.log_likelihood == pytest.approx(log_likelihood.sum(), rel=1e-6)
     step = em.em_step(params, images, pseudo_count)
     np.testing.assert_allclose(step.cluster_weights, weights, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(step.cluster_means, means, rtol=1e-4, atol=2e-6)

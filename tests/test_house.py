@@ -14,6 +14,8 @@ from nbclient import NotebookClient
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 NUMBER = re.compile(r"-?\d+(?:\.(\d+))?")
+# Numbers that the prose quotes from a source it names.
+SOURCED = {"15.76", "6.33"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,8 @@ def test_the_committed_outputs_are_what_the_code_prints(notebook, root, monkeypa
         assert all(output.get("name") != "stderr" for output in new.outputs), new.id
         kinds = [[output.output_type for output in cell.outputs] for cell in (old, new)]
         assert kinds[0] == kinds[1], f"stale outputs in cell {old.id}: make execute"
-        assert not differences(outputs_as_text(old), outputs_as_text(new)), old.id
+        if "timing" not in old.metadata.get("tags", []):
+            assert not differences(outputs_as_text(old), outputs_as_text(new)), old.id
 
 
 def test_figures_have_alternative_texts(notebook):
@@ -94,7 +97,7 @@ def test_figures_have_alternative_texts(notebook):
         for output in cell.outputs
         if "image/png" in output.get("data", {})
     ]
-    assert len(pictures) >= 4
+    assert len(pictures) >= 12
     assert all(picture.metadata["image/png"]["alt"] for picture in pictures)
 
 
@@ -123,7 +126,7 @@ def test_quoted_numbers_are_the_committed_run_s(notebook, root):
     quoted = re.findall(r"-?\d+\.\d+", text.replace("−", "-"))
     printed = NUMBER.finditer(all_outputs(notebook).replace("%", " "))
     assert len(quoted) >= 8
-    assert set(quoted) <= {match[0] for match in printed}
+    assert set(quoted) <= SOURCED | {match[0] for match in printed}
 
 
 def test_the_readme_example_runs(root):

@@ -1,0 +1,156 @@
+"""Parts 2 and 3 of the notebook: starts, fit, and the model at work."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def images(mnist):
+    return mnist[0][0][:3_000]
+
+
+@pytest.fixture(scope="module")
+def small(em):
+    """A mixture of 4 clusters over 8 pixels, and all 256 images."""
+    params = em.init_mixture_params(jax.random.key(1), 4, 8)
+    params = params.replace(cluster_weights=jnp.array([0.1, 0.2, 0.3, 0.4]))
+    return params, np.array(list(itertools.product([False, True], repeat=8)))
+
+
+def test_image_starts_are_halfway_between_a_coin_and_an_image(em, images):
+    params = em.init_from_images(jax.random.key(0), 300, images)
+    chosen = {row.tobytes() for row in np.asarray(params.cluster_means) > 0.5}
+    assert set(np.unique(params.cluster_means)) == {0.25, 0.75}
+    assert chosen <= {image.tobytes() for image in images.reshape(len(images), -1)}
+    assert len(chosen) == 300  # no image is chosen twice
+    np.testing.assert_allclose(params.cluster_weights, 1 / 300)
+
+
+def test_fit_ends_for_each_of_its_reasons(em, images):
+    start = em.init_from_images(jax.random.key(0), 5, images)
+    converged = em.fit(start, images, tolerance=0.5, show_bar=False)
+    assert converged.converged and 2 < len(converged.curve) < 100
+    rises = np.diff(converged.curve)
+    assert rises[-1] < 0.5 <= rises[:-1].min()
+    stopped = em.fit(start, images, max_steps=3, show_bar=False)
+    assert not stopped.converged and len(stopped.curve) == 3
+    expected = start
+    for _ in range(3):
+        expected = em.em_step(expected, images)
+    chex.assert_trees_all_close(stopped.params, expected, rtol=1e-5)
+    broken = start.replace(cluster_means=start.cluster_means.at[0, 0].set(jnp.nan))
+    with pytest.raises(FloatingPointError, match="after 0 steps: look for NaN"):
+        em.fit(broken, images, show_bar=False)
+
+
+def test_fit_says_on_its_bar_what_ended_it(em, images, capsys):
+    start = em.init_from_images(jax.random.key(0), 5, images)
+    em.fit(start, images, max_steps=2)
+    assert "not yet converged" in capsys.readouterr().out.splitlines()[-1]
+    em.fit(start, images, tolerance=1e3)
+    assert "image, converged" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_restarts_together_equal_single_runs(em, images):
+    keys = jax.random.split(jax.random.key(0), 3)
+    starts = jax.vmap(lambda key: em.init_from_images(key, 6, images))(keys)
+    found, curves = em.run_restarts(starts, images, n_steps=5)
+    assert curves.shape == (5, 3)
+    for i in range(3):
+        start = jax.tree.map(lambda leaf, i=i: leaf[i], starts)
+        alone = em.fit(start, images, tolerance=-1, max_steps=5, show_bar=False)
+        np.testing.assert_allclose(curves[:, i], alone.curve, rtol=1e-5)
+        together = jax.tree.map(lambda leaf, i=i: leaf[i], found)
+        chex.assert_trees_all_close(together, alone.params, rtol=1e-3, atol=1e-5)
+
+
+def test_the_marginal_equals_brute_force(em, small):
+    params, images = small
+    observed = np.array([1, 0, 1, 1, 0, 0, 1, 0], dtype=bool)
+    p = np.exp(em.log_likelihood(params, images))
+    seen = images[:, observed]
+    marginal_p = np.exp(em.log_likelihood(em.marginal(params, observed), seen))
+    completed = em.complete_images(params, images, observed)
+    for image, p_seen, row in zip(seen, marginal_p, completed, strict=True):
+        same = (images[:, observed] == image).all(axis=1)
+        assert p_seen == pytest.approx(p[same].sum(), rel=1e-4)
+        expected = (p[same, None] * images[same]).sum(axis=0) / p[same].sum()
+        np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_completion_of_a_fully_seen_and_of_a_hidden_image(em, small):
+    params, images = small
+    everything, nothing = np.ones(8, dtype=bool), np.zeros(8, dtype=bool)
+    np.testing.assert_array_equal(
+        em.complete_images(params, images, everything), images.astype(np.float32)
+    )
+    prior_mean = params.cluster_weights @ params.cluster_means
+    for row in em.complete_images(params, images.reshape(-1, 2, 4), nothing):
+        np.testing.assert_allclose(row.reshape(-1), prior_mean, rtol=1e-5)
+
+
+def test_samples_follow_the_parameters(em, small):
+    params, _ = small
+    n = 40_000
+    images, clusters = em.sample_images(jax.random.key(0), params, n)
+    assert images.dtype == bool and images.shape == (n, 8)
+    shares = np.bincount(clusters, minlength=4) / n
+    np.testing.assert_allclose(shares, params.cluster_weights, atol=0.012)
+    for k in range(4):
+        means = images[clusters == k].mean(axis=0)
+        np.testing.assert_allclose(means, params.cluster_means[k], atol=0.04)
+
+
+def test_a_classifier_of_mixtures_works_on_a_small_slice(em, mnist):
+    (images, labels), (test_images, test_labels) = mnist
+    images, labels = images[:10_000], labels[:10_000]
+    mixtures = []
+    for digit, key in enumerate(jax.random.split(jax.random.key(0), 10)):
+        own = images[labels == digit][:800]
+        start = em.init_from_images(key, 10, own)
+        mixtures.append(em.fit(start, own, 0.1, show_bar=False).params)
+    weights = np.bincount(labels) / len(labels)
+    log_joint = em.class_log_joint(mixtures, weights, test_images[:2_000])
+    assert log_joint.shape == (2_000, 10)
+    error = (log_joint.argmax(axis=-1) != test_labels[:2_000]).mean()
+    assert error < 0.12  # 0.157 with one cluster for each digit and all images
+
+
+def test_a_saved_mixture_comes_back_equal(em, small, tmp_path):
+    params, _ = small
+    em.save_mixture(tmp_path / "mixture.npz", params, seed=3, binarisation=">= 0.5")
+    loaded, facts = em.load_mixture(tmp_path / "mixture.npz")
+    chex.assert_trees_all_equal(loaded, params)
+    assert facts == {"seed": 3, "binarisation": ">= 0.5"}
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "call"),
+    [
+        (
+            ValueError,
+            "between 1 and the number of images",
+            lambda em, p, x: em.init_from_images(jax.random.key(0), 257, x),
+        ),
+        (
+            TypeError,
+            "pass images >= 0.5",
+            lambda em, p, x: em.init_from_images(jax.random.key(0), 2, x * 1.0),
+        ),
+        (ValueError, "max_steps", lambda em, p, x: em.fit(p, x, max_steps=0)),
+        (TypeError, "boolean mask", lambda em, p, x: em.marginal(p, np.ones(8))),
+        (
+            ValueError,
+            "observed has 4 pixels and the mixture 8",
+            lambda em, p, x: em.complete_images(p, x, np.ones(4, dtype=bool)),
+        ),
+    ],
+)
+def test_bad_input_raises_and_names_the_fix(em, small, error, says, call):
+    with pytest.raises(error, match=says):
+        call(em, *small)
