@@ -209,6 +209,35 @@ IMAGES = np.ones((4, 3, 3), dtype=bool)
         (ValueError, "n of 1 or more", lambda em, p: em.e_step(p, IMAGES[0, 0])),
         (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, -0.1)),
         (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, np.nan)),
+        (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, 1e39)),
+        (TypeError, "BernoulliMixture", lambda em, p: em.em_step({}, IMAGES)),
+        (
+            ValueError,
+            "must lie in .0, 1.",
+            lambda em, p: em.check_mixture(
+                p.replace(cluster_means=jnp.full((2, 9), 9))
+            ),
+        ),
+        (
+            ValueError,
+            "must lie in .0, 1.",
+            lambda em, p: em.check_mixture(p.replace(cluster_means=jnp.eye(2) / 0)),
+        ),
+        (
+            ValueError,
+            "sum to 1",
+            lambda em, p: em.check_mixture(p.replace(cluster_weights=jnp.ones(2))),
+        ),
+        (
+            ValueError,
+            "jax.vmap for a stack",
+            lambda em, p: em.e_step(jax.tree.map(lambda leaf: leaf[None], p), IMAGES),
+        ),
+        (
+            TypeError,
+            "assignments must be integers",
+            lambda em, p: em.make_cluster_labels([0.0, 1.0], [1, 2], 3),
+        ),
         (
             ValueError,
             "cluster_weights",

@@ -67,11 +67,18 @@ def test_the_data_are_mnist(mnist, em, root):
     assert mnist[0][0].dtype == bool and mnist[0][0].shape == (60_000, 28, 28)
 
 
-def test_the_data_reader_refuses_pairs(em, root):
+def test_the_data_reader_refuses_what_it_would_misread(em, root):
+    options = {"split": "test", "data_dir": root / "data"}
     load = em.tfds.load
-    ds = load("mnist", split="test", data_dir=root / "data", as_supervised=True)
     with pytest.raises(TypeError, match="as_supervised=False"):
-        em.tfds_to_numpy(ds)
+        em.tfds_to_numpy(load("mnist", as_supervised=True, **options))
+    ds = load("mnist", **options)
+    scaled = ds.map(lambda row: row | {"image": row["image"] / 255})
+    for other in (ds.batch(10), scaled):
+        with pytest.raises(TypeError, match="unbatched and unscaled"):
+            em.tfds_to_numpy(other)
+        with pytest.raises(TypeError, match="unbatched and unscaled"):
+            next(em.stream_images(other))
 
 
 def test_the_committed_outputs_are_what_the_code_prints(notebook, root, monkeypatch):

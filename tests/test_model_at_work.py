@@ -43,7 +43,7 @@ def test_fit_ends_for_each_of_its_reasons(em, images):
     for _ in range(3):
         expected = em.em_step(expected, images)
     chex.assert_trees_all_close(stopped.params, expected, rtol=1e-5)
-    broken = start.replace(cluster_means=start.cluster_means.at[0, 0].set(jnp.nan))
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, start)
     with pytest.raises(FloatingPointError, match="after 0 steps: look for NaN"):
         em.fit(broken, images, show_bar=False)
 
@@ -143,6 +143,17 @@ def test_a_saved_mixture_comes_back_equal(em, small, tmp_path):
             lambda em, p, x: em.init_from_images(jax.random.key(0), 2, x * 1.0),
         ),
         (ValueError, "max_steps", lambda em, p, x: em.fit(p, x, max_steps=0)),
+        (ValueError, "tolerance", lambda em, p, x: em.fit(p, x, tolerance=np.nan)),
+        (ValueError, "n_steps", lambda em, p, x: em.run_restarts(p, x, n_steps=0)),
+        (ValueError, "one share", lambda em, p, x: em.class_log_joint([p, p], [1], x)),
+        (ValueError, "end in .npz", lambda em, p, x: em.save_mixture("mixture", p)),
+        (
+            ValueError,
+            "transposed",
+            lambda em, p, x: em.complete_images(
+                p, x.reshape(-1, 2, 4), np.ones((4, 2), dtype=bool)
+            ),
+        ),
         (TypeError, "boolean mask", lambda em, p, x: em.marginal(p, np.ones(8))),
         (
             ValueError,

@@ -62,6 +62,11 @@ def test_an_empty_stream_says_so(em, params):
         em.e_step_stream(params, iter([]))
 
 
+def test_online_em_refuses_a_bad_number_of_images(em, images, params):
+    with pytest.raises(ValueError, match="n_images"):
+        next(em.online_em(params, [images], 0))
+
+
 def run(root, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, *arguments],
