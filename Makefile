@@ -38,7 +38,7 @@ clean: ## delete .venv and the report
 	rm -rf .venv report
 
 report/bernoulli_em.html: bernoulli_em.ipynb nbconvert_config.py $(READY)
-	@echo "Running the notebook (about half a minute)"
+	@echo "Running the notebook (one to two minutes)"
 	$(NBCONVERT) --to html --execute --output-dir report bernoulli_em.ipynb
 
 $(READY): requirements.txt
