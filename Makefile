@@ -3,17 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 NBCONVERT := $(BIN)/jupyter nbconvert --config nbconvert_config.py
 READY := .venv/.made-from-the-lock
+REPORT := report
 # TensorFlow only reads the data: no start-up log.
 export TF_CPP_MIN_LOG_LEVEL := 3
 export TF_ENABLE_ONEDNN_OPTS := 0
 
-.PHONY: help report test notebook execute benchmark lock clean
+.PHONY: help report test notebook execute benchmark exercise mark lock clean distclean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-report: report/bernoulli_em.html ## run the notebook and write its HTML report
-	@echo "The report is report/bernoulli_em.html"
+report: $(REPORT)/bernoulli_em.html ## run the notebook and write its HTML report
+	@echo "The report is $<"
 
 test: $(READY) ## run the tests
 	$(BIN)/python -m pytest tests
@@ -27,6 +28,13 @@ execute: $(READY) ## run the notebook in place, to renew its committed outputs
 benchmark: $(READY) ## time EM against its bound and two plain versions
 	$(BIN)/python tests/benchmark.py
 
+exercise: $(READY) ## make the exercise, Part 1 without its answers, to hand out
+	mkdir -p exercise && cp -r data figures exercise
+	$(BIN)/python tests/exercise.py bernoulli_em.ipynb exercise/bernoulli_em.ipynb
+
+mark: $(READY) ## mark a solution: make mark NOTEBOOK=path/to/theirs.ipynb
+	@$(BIN)/python tests/mark.py "$(NOTEBOOK)"
+
 lock: $(READY) ## renew requirements.txt from environment.yml
 	$(BIN)/python -m pip install --quiet uv
 	sed -n 's/^      - \([a-z]\)/\1/p' environment.yml > .venv/environment.in
@@ -34,12 +42,15 @@ lock: $(READY) ## renew requirements.txt from environment.yml
 		--upgrade --custom-compile-command "make lock" --quiet \
 		--output-file requirements.txt .venv/environment.in
 
-clean: ## delete .venv and the report
-	rm -rf .venv report
+clean: ## delete the report and what else was built
+	rm -rf $(REPORT) exercise .pytest_cache .ruff_cache tests/__pycache__
 
-report/bernoulli_em.html: bernoulli_em.ipynb nbconvert_config.py $(READY)
-	@echo "Running the notebook (one to two minutes)"
-	$(NBCONVERT) --to html --execute --output-dir report bernoulli_em.ipynb
+distclean: clean ## delete the environment, too
+	rm -rf .venv
+
+$(REPORT)/bernoulli_em.html: bernoulli_em.ipynb nbconvert_config.py $(READY)
+	@echo "Running the notebook (about a minute)"
+	$(NBCONVERT) --to html --execute --output-dir $(REPORT) bernoulli_em.ipynb
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys, ensurepip, venv; \

@@ -131,16 +131,12 @@ def time_stream(em, train, host_images):
     t = medians(
         {
             "from disk": lambda: em.e_step_stream(params, em.stream_images(stream)),
-            "from TFDS's cache": lambda: em.e_step_stream(
-                params, em.stream_images(train)
-            ),
+            "from TFDS's cache": lambda: em.e_step_stream(params, em.stream_images(train)),
             "in memory": lambda: em.e_step(params, images),
         },
         5,
     )
-    print(
-        "\none E-step of 15 clusters, images per second (time relative to in memory):"
-    )
+    print("\none E-step of 15 clusters, images per second (time relative to in memory):")
     for name, seconds in t.items():
         ratio = seconds / t["in memory"]
         print(f"  {name:18} {len(images) / seconds:12,.0f} ({ratio:.1f}x)")

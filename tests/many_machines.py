@@ -1,4 +1,19 @@
-"""EM on MNIST as one of many processes: see "Run it on many machines" in the README."""
+"""EM on MNIST as one of many processes, each of which reads its own part of the images.
+
+Two processes on one machine, in two terminals (the tests run this case):
+
+    .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 0
+    .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 1
+
+The rest of this text no test runs. Under Slurm or Open MPI JAX finds the three by itself, from the
+variables that `srun` or `mpirun` set (`SLURM_JOB_ID`, `SLURM_PROCID` and others):
+
+    srun --ntasks 16 .venv/bin/python tests/many_machines.py
+
+On Kubernetes give them from the job: an indexed Job sets `JOB_COMPLETION_INDEX`, so `--process
+$JOB_COMPLETION_INDEX` and a headless service's name as the coordinator will do. For your own data
+replace the three lines that load the images.
+"""
 
 import argparse
 from pathlib import Path
@@ -10,11 +25,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cluster", action="store_true", help="let JAX find the rest")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--coordinator", help="address:port of process 0")
     parser.add_argument("--processes", type=int, help="how many there are")
     parser.add_argument("--process", type=int, help="which of them this one is")
+    parser.add_argument(
+        "--deadline", type=int, default=300, help="seconds to wait for a process that fails"
+    )
     parser.add_argument("--split", default="train", help="of MNIST, for all of them")
     parser.add_argument("--clusters", type=int, default=15)
     parser.add_argument("--steps", type=int, default=20)
@@ -24,25 +41,25 @@ def parse_arguments():
 
 def main():
     args = parse_arguments()
-    if args.cluster:
-        jax.distributed.initialize()
-    else:
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    # On a cluster that JAX knows, it finds the first three by itself.
+    jax.distributed.initialize(
+        args.coordinator,
+        args.processes,
+        args.process,
+        heartbeat_timeout_seconds=min(args.deadline, 100),
+        shutdown_timeout_seconds=args.deadline,
+    )
     em = import_notebook(ROOT / "bernoulli_em.ipynb")
 
     splits = em.tfds.even_splits(args.split, jax.process_count(), drop_remainder=True)
-    ds = em.tfds.load(
-        "mnist", split=splits[jax.process_index()], data_dir=ROOT / "data"
-    )
+    ds = em.tfds.load("mnist", split=splits[jax.process_index()], data_dir=ROOT / "data")
     local_images, _ = em.tfds_to_numpy(ds)
 
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     images = em.shard_images(mesh, local_images)
     em_step = em.sharded_em_step(mesh)
     # The same key everywhere: all processes start from the same parameters.
-    params = em.init_mixture_params(
-        jax.random.key(0), args.clusters, local_images[0].size
-    )
+    params = em.init_mixture_params(jax.random.key(0), args.clusters, local_images[0].size)
     for _ in range(args.steps):
         # Waiting at each step lets another process's failure end this one here.
         params = jax.block_until_ready(em_step(params, images))

@@ -1,12 +1,21 @@
 """The notebook's functions against textbook versions, exact cases and bad input."""
 
-import itertools
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from checks import (
+    CHECKS,
+    LARGE,
+    SMALL,
+    a_pixel_never_on_makes_no_nan,
+    agree,
+    make_images,
+    make_mixture,
+    textbook,
+)
+from nbimport import import_notebook
 
 SIZES = {
     "remainder first": (4_100, 30, 5),
@@ -18,58 +27,31 @@ SIZES = {
 }
 
 
-def make_images(n, n_pixels, seed=0):
-    """Images in three groups, with duplicates, a pixel never on and one always on."""
-    rng = np.random.default_rng(seed)
-    probabilities = rng.uniform(size=(3, n_pixels))[rng.integers(3, size=n)]
-    images = rng.uniform(size=(n, n_pixels)) < probabilities
-    images[:, 0], images[:, 1] = False, True
-    images[: n // 4] = images[0]
-    return images
-
-
 def make_case(em, size, seed=0):
     n, n_pixels, n_clusters = SIZES[size]
     params = em.init_mixture_params(jax.random.key(seed), n_clusters, n_pixels)
-    return params, make_images(n, n_pixels, seed)
+    return params, make_images(n, 1, n_pixels, seed)
 
 
-def textbook_em_step(params, images, pseudo_count=0.0):
-    """EM in float64, term by term: (log joint, N, S, weights, means)."""
-    weights = np.asarray(params.cluster_weights, dtype=np.float64)
-    means = np.asarray(params.cluster_means, dtype=np.float64)
-    log_joint = np.empty((len(images), len(weights)))
-    for k in range(len(weights)):
-        bernoulli = np.where(images, means[k], 1 - means[k])
-        log_joint[:, k] = np.log(weights[k]) + np.log(bernoulli).sum(axis=1)
-    joint = np.exp(log_joint)
-    shares = joint / joint.sum(axis=1, keepdims=True)
-    n_k = shares.sum(axis=0)
-    s_kd = np.stack([(share[:, None] * images).sum(axis=0) for share in shares.T])
-    new_means = (s_kd + pseudo_count) / (n_k + 2 * pseudo_count)[:, None]
-    return log_joint, n_k, s_kd, n_k / len(images), np.clip(new_means, 1e-6, 1 - 1e-6)
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_the_exercise_asks(em, name):
+    if name in ("log_joint_prob", "log_likelihood", "e_step", "m_step", "em_step"):
+        CHECKS[name](em, SMALL + LARGE)
+    else:
+        CHECKS[name](em)
+
+
+def test_a_pixel_never_on_makes_no_nan(em):
+    a_pixel_never_on_makes_no_nan(em)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("pseudo_count", [0.0, 0.5])
-def test_agrees_with_the_textbook_in_float64(em, size, pseudo_count):
+def test_a_pseudo_count_agrees_with_the_textbook(em, size):
     params, images = make_case(em, size)
-    log_joint, n_k, s_kd, weights, means = textbook_em_step(
-        params, images, pseudo_count
-    )
-
-    np.testing.assert_allclose(em.log_joint_prob(params, images), log_joint, atol=1e-4)
-    log_likelihood = np.log(np.exp(log_joint).sum(axis=1))
-    np.testing.assert_allclose(
-        em.log_likelihood(params, images), log_likelihood, atol=1e-4
-    )
-    counts = em.e_step(params, images)
-    np.testing.assert_allclose(counts.cluster_counts, n_k, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(counts.pixel_counts, s_kd, rtol=1e-4, atol=1e-5)
-    assert counts.log_likelihood == pytest.approx(log_likelihood.sum(), rel=1e-6)
-    step = em.em_step(params, images, pseudo_count)
-    np.testing.assert_allclose(step.cluster_weights, weights, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(step.cluster_means, means, rtol=1e-4, atol=2e-6)
+    *_, weights, means = textbook(params, images, 0.5)
+    step = em.em_step(params, images, 0.5)
+    agree(size, weights, step.cluster_weights, 1e-4, 1e-6)
+    agree(size, means, step.cluster_means, 1e-4, 2e-6)
 
 
 def test_agrees_with_float64_on_mnist(em, mnist):
@@ -101,32 +83,6 @@ def test_the_objective_never_falls(em, size, seed, pseudo_count):
     assert np.diff(objective).min() > -1e-5 * len(images) - 1e-5 * abs(objective[-1])
 
 
-def test_probabilities_of_all_images_sum_to_1(em):
-    images = np.array(list(itertools.product([False, True], repeat=10)))
-    params = em.init_mixture_params(jax.random.key(3), 7, 10)
-    assert np.exp(em.log_likelihood(params, images)).sum() == pytest.approx(1, abs=1e-5)
-
-
-def test_one_cluster_learns_the_pixel_means(em):
-    params, images = make_case(em, "one cluster")
-    step = em.em_step(params, images)
-    expected = np.clip(images.mean(axis=0), 1e-6, 1 - 1e-6)
-    np.testing.assert_allclose(step.cluster_means[0], expected, rtol=1e-5)
-
-
-def test_a_planted_mixture_is_recovered(em):
-    rng = np.random.default_rng(1)
-    weights = np.array([0.2, 0.3, 0.5])
-    means = rng.choice([0.1, 0.9], size=(3, 40))
-    images = rng.uniform(size=(6_000, 40)) < means[rng.choice(3, size=6_000, p=weights)]
-    params = em.init_mixture_params(jax.random.key(0), 3, 40)
-    for _ in range(30):
-        params = em.em_step(params, images)
-    order = np.argsort(params.cluster_weights)
-    np.testing.assert_allclose(params.cluster_weights[order], weights, atol=0.02)
-    np.testing.assert_allclose(params.cluster_means[order], means, atol=0.05)
-
-
 @pytest.mark.parametrize("pseudo_count", [0.0, 0.5])
 def test_an_empty_cluster_stays_empty_and_nothing_else_notices(em, pseudo_count):
     alone, images = make_case(em, "remainder first")
@@ -154,7 +110,8 @@ def test_500_steps_leave_everything_finite(em):
 
 def test_the_order_and_the_shape_of_the_images_do_not_matter(em):
     params, images = make_case(em, "remainder first")
-    shuffled = np.random.default_rng(0).permutation(images).reshape(-1, 5, 6)
+    images = images.reshape(-1, 5, 6)
+    shuffled = np.random.default_rng(0).permutation(images).reshape(-1, 30)
     chex.assert_trees_all_close(
         em.em_step(params, shuffled), em.em_step(params, images), rtol=1e-4, atol=2e-6
     )
@@ -189,86 +146,101 @@ def test_hand_made_means_of_0_and_1_stay_finite(em):
     np.testing.assert_allclose(log_p, [np.log(0.5), np.log(1e-6)], rtol=0.01)
 
 
-def test_make_cluster_labels_counts(em):
-    counts = em.make_cluster_labels([0, 2, 2, 2], [7, 1, 1, 9], 4)
-    assert counts.shape == (4, 10) and counts.sum() == 4
-    assert counts[0, 7] == 1 and counts[2, 1] == 2 and counts[2, 9] == 1
-
-
 IMAGES = np.ones((4, 3, 3), dtype=bool)
+REFUSED = [
+    (TypeError, "pass boolean images", lambda em, p: em.em_step(p, IMAGES * 1.0)),
+    (TypeError, "uint8", lambda em, p: em.e_step(p, IMAGES.astype("uint8"))),
+    (TypeError, "pass boolean images", lambda em, p: em.em_step(p, [[0, 1, 0] * 3])),
+    (ValueError, "the mixture's 9 pixels", lambda em, p: em.em_step(p, IMAGES[:, :2, :1])),
+    (ValueError, "at least one image", lambda em, p: em.log_joint_prob(p, IMAGES[:0])),
+    (ValueError, "at least one image", lambda em, p: em.e_step(p, IMAGES[0, 0])),
+    (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, -0.1)),
+    (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, np.nan)),
+    (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, 1e39)),
+    (
+        ValueError,
+        "lie in .0, 1.",
+        lambda em, p: em.check_mixture(p.replace(cluster_means=jnp.full((2, 9), 9))),
+    ),
+    (
+        ValueError,
+        "lie in .0, 1.",
+        lambda em, p: em.check_mixture(p.replace(cluster_means=jnp.full((2, 9), -0.1))),
+    ),
+    (
+        ValueError,
+        "lie in .0, 1.",
+        lambda em, p: em.check_mixture(p.replace(cluster_means=jnp.eye(2) / 0)),
+    ),
+    (
+        ValueError,
+        "n_clusters, n_pixels",
+        lambda em, p: em.check_mixture(p.replace(cluster_means=jnp.ones(2))),
+    ),
+    (
+        ValueError,
+        "sum to 1",
+        lambda em, p: em.check_mixture(p.replace(cluster_weights=jnp.ones(2))),
+    ),
+    (
+        ValueError,
+        "0 or more",
+        lambda em, p: em.check_mixture(p.replace(cluster_weights=jnp.array([2.0, -1.0]))),
+    ),
+    (
+        ValueError,
+        "2 numbers",
+        lambda em, p: em.check_mixture(p.replace(cluster_weights=jnp.ones(1))),
+    ),
+    (
+        ValueError,
+        "a stack to jax.vmap",
+        lambda em, p: em.e_step(jax.tree.map(lambda leaf: leaf[None], p), IMAGES),
+    ),
+    (
+        ValueError,
+        "a weight .* for each",
+        lambda em, p: em.em_step(p.replace(cluster_weights=jnp.ones(1)), IMAGES),
+    ),
+    (ZeroDivisionError, "zero", lambda em, p: em.init_mixture_params(jax.random.key(0), 0, 9)),
+    (TypeError, "int", lambda em, p: em.make_cluster_labels([0.0, 1.0], [1, 2], 3)),
+    (ValueError, "assignments must lie", lambda em, p: em.make_cluster_labels([0, 3], [1, 2], 3)),
+    (ValueError, "labels must lie", lambda em, p: em.make_cluster_labels([0, 1], [-1, 2], 3)),
+    (ValueError, "labels must lie", lambda em, p: em.make_cluster_labels([0, 1], [10, 2], 3)),
+    (ValueError, "different shapes", lambda em, p: em.make_cluster_labels([0, 1], [1], 3)),
+]
 
 
-@pytest.mark.parametrize(
-    ("error", "says", "call"),
-    [
-        (TypeError, "pass images >= 0.5", lambda em, p: em.em_step(p, IMAGES * 1.0)),
-        (TypeError, "uint8", lambda em, p: em.e_step(p, IMAGES.astype("uint8"))),
-        (TypeError, "not list", lambda em, p: em.log_likelihood(p, IMAGES.tolist())),
-        (ValueError, "2 pixels .* 9", lambda em, p: em.em_step(p, IMAGES[:, :2, :1])),
-        (ValueError, "n of 1 or more", lambda em, p: em.log_joint_prob(p, IMAGES[:0])),
-        (ValueError, "n of 1 or more", lambda em, p: em.e_step(p, IMAGES[0, 0])),
-        (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, -0.1)),
-        (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, np.nan)),
-        (ValueError, "pseudo_count", lambda em, p: em.em_step(p, IMAGES, 1e39)),
-        (TypeError, "BernoulliMixture", lambda em, p: em.em_step({}, IMAGES)),
-        (
-            ValueError,
-            "must lie in .0, 1.",
-            lambda em, p: em.check_mixture(
-                p.replace(cluster_means=jnp.full((2, 9), 9))
-            ),
-        ),
-        (
-            ValueError,
-            "must lie in .0, 1.",
-            lambda em, p: em.check_mixture(p.replace(cluster_means=jnp.eye(2) / 0)),
-        ),
-        (
-            ValueError,
-            "sum to 1",
-            lambda em, p: em.check_mixture(p.replace(cluster_weights=jnp.ones(2))),
-        ),
-        (
-            ValueError,
-            "jax.vmap for a stack",
-            lambda em, p: em.e_step(jax.tree.map(lambda leaf: leaf[None], p), IMAGES),
-        ),
-        (
-            TypeError,
-            "assignments must be integers",
-            lambda em, p: em.make_cluster_labels([0.0, 1.0], [1, 2], 3),
-        ),
-        (
-            ValueError,
-            "cluster_weights",
-            lambda em, p: em.em_step(p.replace(cluster_weights=jnp.ones(1)), IMAGES),
-        ),
-        (
-            ValueError,
-            "at least one cluster",
-            lambda em, p: em.init_mixture_params(jax.random.key(0), 0, 9),
-        ),
-        (
-            ValueError,
-            "assignments must lie",
-            lambda em, p: em.make_cluster_labels([0, 3], [1, 2], 3),
-        ),
-        (
-            ValueError,
-            "labels must lie",
-            lambda em, p: em.make_cluster_labels([0, 1], [-1, 2], 3),
-        ),
-        (
-            ValueError,
-            "one length",
-            lambda em, p: em.make_cluster_labels([0, 1], [1], 3),
-        ),
-    ],
-)
-def test_bad_input_raises_and_names_the_fix(em, error, says, call):
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_bad_input_raises_and_names_the_fix(em, case):
+    error, says, call = REFUSED[case]
     params = em.init_mixture_params(jax.random.key(0), 2, 9)
     with pytest.raises(error, match=says):
         call(em, params)
+
+
+def test_lists_are_images_too(em):
+    params, images = make_mixture(em, 2, 9), make_images(4, 3, 3)
+    for function in (em.log_joint_prob, em.log_likelihood, em.e_step, em.em_step):
+        chex.assert_trees_all_equal(function(params, images.tolist()), function(params, images))
+
+
+def test_parameters_outlive_their_class_s_cell(em, root):
+    params, images = make_mixture(em, 2, 9), make_images(4, 3, 3)
+    again = import_notebook(root / "bernoulli_em.ipynb")
+    expected = em.em_step(params, images)
+    for step in (again.em_step(params, images), again.fit(params, images, max_steps=1).params):
+        chex.assert_trees_all_close(dict(step), dict(expected))
+    stack = jax.tree.map(lambda leaf: leaf[None], params)
+    found, _ = again.run_restarts(stack, images, 1)
+    np.testing.assert_allclose(found.cluster_means[0], expected.cluster_means, rtol=1e-5)
+
+
+def test_products_are_in_full_precision(em):
+    params, images = make_mixture(em, 2, 9), make_images(4_100, 3, 3)
+    program = str(jax.make_jaxpr(em.e_step)(params, images))
+    products = program.count("dot_general[")
+    assert products >= 4 and program.count("Precision.HIGHEST") == 2 * products
 
 
 def test_temporary_memory_does_not_grow_with_the_images(em):
@@ -276,7 +248,7 @@ def test_temporary_memory_does_not_grow_with_the_images(em):
 
     def temporary_bytes(n):
         images = jax.ShapeDtypeStruct((n, 28, 28), bool)
-        compiled = em.em_step.lower(params, images).compile()
+        compiled = jax.jit(em.em_step).lower(params, images).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     small, large = temporary_bytes(6_000), temporary_bytes(60_000)

@@ -91,6 +91,7 @@ params = em.init_from_images(jax.random.key(0), 5, images)
 step = em.sharded_em_step(mesh, pseudo_count=0.3)
 sharded = em.shard_images(mesh, images)
 assert len(sharded.sharding.device_set) == n
+chex.assert_trees_all_close(step(params, images), step(params, sharded))  # it shards by itself
 one, many = params, params
 for _ in range(5):
     one, many = em.em_step(one, images, 0.3), step(many, sharded)
@@ -157,8 +158,8 @@ def test_two_processes_equal_one(em, mnist, root, tmp_path):
 
 def test_a_failing_process_ends_the_others_with_its_message(root):
     port = free_port()
-    good = launch(root, port, 0, "--split", "train[:6000]")
-    bad = launch(root, port, 1, "--split", "no_such_split")
+    good = launch(root, port, 0, "--split", "train[:6000]", "--deadline", "3")
+    bad = launch(root, port, 1, "--split", "no_such_split", "--deadline", "3")
     try:
         message, _ = bad.communicate(timeout=120)
         output, _ = good.communicate(timeout=120)

@@ -1,0 +1,219 @@
+"""What each function of the exercise must do: for the tests, and for `make mark`.
+
+A check takes a module and raises AssertionError with the smallest case that shows a mistake.
+"""
+
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Images, height, width, clusters; from small to large.
+SMALL = [(1, 1, 2, 1), (1, 1, 3, 2), (2, 1, 2, 2), (3, 2, 2, 3), (6, 3, 3, 20), (50, 3, 3, 1)]
+LARGE = [(4_100, 5, 6, 5), (2_001, 3, 4, 4), (4_000, 3, 4, 3)]
+
+
+def make_images(n, h, w, seed=0):
+    """Images in three groups, with duplicates, a pixel never on and one always on."""
+    rng = np.random.default_rng(seed)
+    probabilities = rng.uniform(size=(3, h * w))[rng.integers(3, size=n)]
+    images = rng.uniform(size=(n, h * w)) < probabilities
+    images[:, 0], images[:, 1] = False, True
+    images[: n // 4] = images[0]
+    return images.reshape(n, h, w)
+
+
+def make_mixture(em, n_clusters, n_pixels, seed=0):
+    rng = np.random.default_rng(seed + 100)
+    weights = rng.uniform(1, 3, n_clusters)
+    means = rng.uniform(0.1, 0.9, (n_clusters, n_pixels))
+    return em.BernoulliMixture(
+        cluster_weights=jnp.asarray(weights / weights.sum(), dtype=jnp.float32),
+        cluster_means=jnp.asarray(means, dtype=jnp.float32),
+    )
+
+
+def make_cases(em, sizes):
+    for n, h, w, n_clusters in sizes:
+        images, params = make_images(n, h, w), make_mixture(em, n_clusters, h * w)
+        yield f"{n} image(s) of {h} x {w} pixels, {n_clusters} cluster(s)", params, images
+
+
+def textbook(params, images, pseudo_count=0.0):
+    """EM in float64, term by term: (log joint, N, S, weights, means)."""
+    weights = np.asarray(params.cluster_weights, dtype=np.float64)
+    means = np.asarray(params.cluster_means, dtype=np.float64)
+    x = np.asarray(images).reshape(len(images), -1)
+    log_joint = np.empty((len(x), len(weights)))
+    for k in range(len(weights)):
+        bernoulli = np.where(x, means[k], 1 - means[k])
+        log_joint[:, k] = np.log(weights[k]) + np.log(bernoulli).sum(axis=1)
+    joint = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
+    shares = joint / joint.sum(axis=1, keepdims=True)
+    n_k = shares.sum(axis=0)
+    s_kd = np.stack([(share[:, None] * x).sum(axis=0) for share in shares.T])
+    new_means = (s_kd + pseudo_count) / (n_k + 2 * pseudo_count)[:, None]
+    return log_joint, n_k, s_kd, n_k / len(x), np.clip(new_means, 1e-6, 1 - 1e-6)
+
+
+def agree(case, expected, found, rtol=1e-4, atol=1e-4):
+    """Assert that found is like expected, in shape and value."""
+    expected, found = np.asarray(expected), np.asarray(found)
+    good = expected.shape == found.shape
+    if not good:
+        expected, found = f"shape {expected.shape}", f"shape {found.shape}"
+    elif not np.allclose(found, expected, rtol, atol):
+        worst = np.unravel_index(np.argmax(~np.isclose(found, expected, rtol, atol)), found.shape)
+        case = f"{case}, at {list(map(int, worst))}" if worst else case
+        good, expected, found = False, f"{expected[worst]:.6g}", f"{found[worst]:.6g}"
+    assert good, f"{case}: expected {expected}, found {found}"
+
+
+def init_mixture_params(em):
+    params = em.init_mixture_params(jax.random.PRNGKey(0), 3, 8)
+    agree("3 clusters, 8 pixels: sum of cluster_weights", 1.0, params.cluster_weights.sum())
+    agree("3 clusters, 8 pixels: shape of cluster_weights", (3,), params.cluster_weights.shape)
+    agree("3 clusters, 8 pixels: shape of cluster_means", (3, 8), params.cluster_means.shape)
+    means = np.asarray(params.cluster_means)
+    agree("3 clusters: means inside (0, 1)", True, bool(((means > 0) & (means < 1)).all()))
+    agree("3 clusters: all means differ", 3, len(np.unique(means, axis=0)))
+    again, other = (em.init_mixture_params(jax.random.PRNGKey(k), 3, 8) for k in (0, 1))
+    agree("the same key again", means, again.cluster_means, 0, 0)
+    same = np.allclose(means, other.cluster_means)
+    agree("another key gives the same means", False, same)
+
+
+def log_joint_prob(em, sizes=SMALL):
+    for case, params, images in make_cases(em, sizes):
+        agree(case, textbook(params, images)[0], em.log_joint_prob(params, images))
+
+
+def log_likelihood(em, sizes=SMALL):
+    for case, params, images in make_cases(em, [*sizes, (2, 28, 28, 2)]):
+        expected = np.logaddexp.reduce(textbook(params, images)[0], axis=1)
+        agree(case, expected, em.log_likelihood(params, images))
+    images = np.array(list(itertools.product([False, True], repeat=8))).reshape(-1, 2, 4)
+    total = np.exp(em.log_likelihood(make_mixture(em, 5, 8), images)).sum()
+    agree("the probabilities of all images of 2 x 4 pixels sum to", 1.0, total)
+
+
+def e_step(em, sizes=SMALL):
+    for case, params, images in make_cases(em, sizes):
+        log_joint, n_k, s_kd, *_ = textbook(params, images)
+        counts = em.e_step(params, images)
+        agree(f"{case}: cluster_counts", n_k, counts.cluster_counts)
+        agree(f"{case}: pixel_counts", s_kd, counts.pixel_counts)
+        total = np.logaddexp.reduce(log_joint, axis=1).sum()
+        agree(f"{case}: log_likelihood", total, counts.log_likelihood)
+
+
+def m_step(em, sizes=SMALL):
+    for case, params, images in make_cases(em, sizes):
+        _, n_k, s_kd, weights, means = textbook(params, images)
+        n_k, s_kd = (jnp.asarray(sums, dtype=jnp.float32) for sums in (n_k, s_kd))
+        step = em.m_step(
+            em.ExpectedCounts(cluster_counts=n_k, pixel_counts=s_kd, log_likelihood=jnp.float32(0))
+        )
+        agree(f"{case}: cluster_weights", weights, step.cluster_weights)
+        agree(f"{case}: cluster_means", means, step.cluster_means)
+
+
+def em_step(em, sizes=SMALL):
+    for case, params, images in make_cases(em, sizes):
+        *_, weights, means = textbook(params, images)
+        step = em.em_step(params, images)
+        agree(f"{case}: cluster_weights", weights, step.cluster_weights)
+        agree(f"{case}: cluster_means", means, step.cluster_means)
+    one_cluster_learns_the_pixel_means(em)
+    the_likelihood_never_falls(em)
+    a_planted_mixture_is_found_again(em)
+
+
+def one_cluster_learns_the_pixel_means(em):
+    images = make_images(50, 3, 3)
+    step = em.em_step(make_mixture(em, 1, 9), images)
+    agree(
+        "one cluster learns the pixel means",
+        images.reshape(50, 9).mean(axis=0),
+        step.cluster_means[0],
+    )
+
+
+def the_likelihood_never_falls(em):
+    for case, params, images in make_cases(em, SMALL):
+        previous = -np.inf
+        for step in range(15):
+            total = np.logaddexp.reduce(textbook(clipped(params), images)[0], axis=1).sum()
+            assert total > previous - 1e-3 * len(images), (
+                f"{case}, step {step}: the log-likelihood falls from {previous:.4f} to {total:.4f}"
+            )
+            previous, params = total, em.em_step(params, images)
+
+
+def clipped(params):
+    return params.__class__(
+        cluster_weights=params.cluster_weights,
+        cluster_means=np.clip(params.cluster_means, 1e-6, 1 - 1e-6),
+    )
+
+
+def a_planted_mixture_is_found_again(em):
+    rng = np.random.default_rng(1)
+    weights, means = np.array([0.2, 0.3, 0.5]), rng.choice([0.1, 0.9], size=(3, 36))
+    images = rng.uniform(size=(6_000, 36)) < means[rng.choice(3, size=6_000, p=weights)]
+    params = em.BernoulliMixture(
+        cluster_weights=jnp.full(3, 1 / 3),
+        cluster_means=jnp.asarray(rng.uniform(0.25, 0.75, (3, 36))),
+    )
+    for _ in range(20):
+        params = em.em_step(params, images.reshape(-1, 6, 6))
+    order = np.argsort(params.cluster_weights)
+    agree("weights of a planted mixture", weights, params.cluster_weights[order], 0, 0.02)
+    agree("means of a planted mixture", means, params.cluster_means[order], 0, 0.05)
+
+
+def a_pixel_never_on_makes_no_nan(em):
+    """With the module's own functions throughout: where it clips is its own affair."""
+    params, images = make_mixture(em, 2, 10), make_images(7, 2, 5)
+    for step in (1, 2, 3):
+        params = em.em_step(params, images)
+        finite = all(
+            np.isfinite(field).all() for field in (params.cluster_weights, params.cluster_means)
+        )
+        agree(f"step {step}, a pixel never on: all parameters finite", True, bool(finite))
+
+
+def make_cluster_labels(em):
+    for assignments, labels in (([0], [0]), ([1], [0]), ([0, 2, 2, 2], [7, 1, 1, 9])):
+        expected = np.zeros((15, 10), dtype=int)
+        np.add.at(expected, (assignments, labels), 1)
+        found = call_make_cluster_labels(em, np.array(assignments), np.array(labels))
+        case = f"15 clusters, assignments {assignments}, labels {labels}, at [cluster, digit]"
+        agree(case, expected, found)
+
+
+def call_make_cluster_labels(em, assignments, labels):
+    """The counts as an array, also of a version with a global n_clusters and a list of dicts."""
+    em.n_clusters = 15
+    arguments = (assignments, labels, 15)
+    n_arguments = len(inspect.signature(em.make_cluster_labels).parameters)
+    counts = em.make_cluster_labels(*arguments[:n_arguments])
+    if len(counts) and all(hasattr(row, "get") for row in counts):
+        counts = [[row.get(digit, 0) for digit in range(10)] for row in counts]
+    return np.asarray(counts)
+
+
+CHECKS = {
+    check.__name__: check
+    for check in (
+        init_mixture_params,
+        log_joint_prob,
+        log_likelihood,
+        e_step,
+        m_step,
+        em_step,
+        make_cluster_labels,
+    )
+}
