@@ -162,7 +162,7 @@ def clipped(params):
 def a_planted_mixture_is_found_again(em):
     rng = np.random.default_rng(1)
     weights, means = np.array([0.2, 0.3, 0.5]), rng.choice([0.1, 0.9], size=(3, 36))
-    images = rng.uniform(size=(6_000, 36)) < means[rng.choice(3, size=6_000, p=weights)]
+    images = rng.uniform(size=(3_000, 36)) < means[rng.choice(3, size=3_000, p=weights)]
     params = em.BernoulliMixture(
         cluster_weights=jnp.full(3, 1 / 3),
         cluster_means=jnp.asarray(rng.uniform(0.25, 0.75, (3, 36))),
@@ -170,7 +170,7 @@ def a_planted_mixture_is_found_again(em):
     for _ in range(20):
         params = em.em_step(params, images.reshape(-1, 6, 6))
     order = np.argsort(params.cluster_weights)
-    agree("weights of a planted mixture", weights, params.cluster_weights[order], 0, 0.02)
+    agree("weights of a planted mixture", weights, params.cluster_weights[order], 0, 0.03)
     agree("means of a planted mixture", means, params.cluster_means[order], 0, 0.05)
 
 
