@@ -142,6 +142,23 @@ def time_stream(em, train, host_images):
         print(f"  {name:18} {len(images) / seconds:12,.0f} ({ratio:.1f}x)")
 
 
+def time_restarts(em, host_images):
+    """Print the time of sixteen restarts together, relative to one by one."""
+    images = jnp.asarray(host_images[:2_000])
+    keys = jax.random.split(jax.random.key(0), 16)
+    starts = jax.vmap(lambda key: em.init_from_images(key, 15, images))(keys)
+    one = jax.tree.map(lambda leaf: leaf[:1], starts)
+    t = medians(
+        {
+            "together": lambda: em.run_restarts(starts, images, 21),
+            "alone": lambda: em.run_restarts(one, images, 21),
+        },
+        5,
+    )
+    ratio = t["together"] / (16 * t["alone"])
+    print(f"\nsixteen restarts together, relative to one by one: {ratio:.2f}x")
+
+
 def main():
     em = import_notebook(ROOT / "bernoulli_em.ipynb")
     train = em.tfds.load("mnist", split="train", data_dir=ROOT / "data")
@@ -155,6 +172,7 @@ def main():
         time_functions(em, images, n_clusters, n_rounds)
     time_scaling(em, images)
     time_stream(em, train, images)
+    time_restarts(em, images)
 
 
 if __name__ == "__main__":
