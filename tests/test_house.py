@@ -39,7 +39,8 @@ def outputs_as_text(cell):
     lines = []
     for output in cell.outputs:
         picture = output.get("metadata", {}).get("image/png", {})
-        lines.append(output.get("text") or picture.get("alt") or str(output.data))
+        plain = output.get("data", {}).get("text/plain")
+        lines.append(output.get("text") or picture.get("alt") or plain)
     return "\n".join(lines)
 
 
