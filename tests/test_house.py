@@ -22,6 +22,7 @@ MNIST = {"60000", "10000", "70000", "28", "784", "255"}
 SOURCED = {
     "cost-after": "50 0.1 999",
     "confusion-after": "15.76 12.11 9.46 7.78 6.45 6.33 32",
+    "online-after": "24",  # images for each of 500 clusters in a batch of 12,000
     "power": "235",  # MB: 300,000 images of 784 bytes
     "published": "-168.95 -142.63 -137.64 4.1 6.2",
     "published-after": "-134.99 -133.70 -85.10 -79.20 128 1024",
