@@ -8,19 +8,21 @@ float32 product of the same round.
 Measured on 2 cores of an AMD EPYC (about 185 GFLOP/s), Python 3.11, jax 0.10.2:
 
     clusters          em_step (bound)   log_likelihood (bound)      plain JAX (em_step)
-          15            25.0 ( 1.62x)            14.6 ( 1.88x)            72.0 ( 2.88x)
-         100           111.6 ( 1.06x)            66.5 ( 1.26x)           151.3 ( 1.36x)
-         500           520.0 ( 0.93x)           257.7 ( 0.92x)           610.3 ( 1.17x)
+          15            26.0 ( 1.64x)            14.7 ( 1.85x)            74.6 ( 2.87x)
+         100           113.6 ( 1.06x)            68.1 ( 1.27x)           152.7 ( 1.34x)
+         500           489.2 ( 0.89x)           241.6 ( 0.88x)           540.3 ( 1.10x)
 
     em_step at 100 clusters, time for each image relative to 60,000 images:
-      6,000: 1.09, 12,000: 1.03, 30,000: 1.00, 60,000: 1.00
+      6,000: 1.05, 12,000: 1.07, 30,000: 1.00, 60,000: 1.00
     em_step of 12,000 images, time for each cluster relative to 100 clusters:
-      10: 2.16, 30: 1.60, 100: 1.00, 300: 0.92, 1,000: 0.89
+      10: 2.07, 30: 1.53, 100: 1.00, 300: 0.91, 1,000: 0.89
 
     one E-step of 15 clusters, images per second (time relative to in memory):
-      from disk                24,025 (56.1x)
-      from TFDS's cache       186,767 (7.2x)
-      in memory             1,347,181 (1.0x)
+      from disk                22,368 (58.2x)
+      from TFDS's cache       184,060 (7.1x)
+      in memory             1,301,413 (1.0x)
+
+    sixteen restarts together, relative to one by one: 0.63x
 
 Below 1 the products of 500 clusters run faster than the square one. Few clusters make thin
 products, which run below that rate. Not measured on a GPU.
