@@ -12,7 +12,11 @@ import numpy as np
 
 # Images, height, width, clusters; from small to large.
 SMALL = [(1, 1, 2, 1), (1, 1, 3, 2), (2, 1, 2, 2), (3, 2, 2, 3), (6, 3, 3, 20), (50, 3, 3, 1)]
-LARGE = [(4_100, 5, 6, 5), (2_001, 3, 4, 4), (4_000, 3, 4, 3)]
+LARGE = {
+    "remainder first": (4_100, 5, 6, 5),
+    "one batch and one image": (2_001, 3, 4, 4),
+    "whole batches": (4_000, 3, 4, 3),
+}
 
 
 def make_images(n, h, w, seed=0):

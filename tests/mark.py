@@ -15,17 +15,11 @@ import jax.numpy as jnp
 from nbimport import import_notebook
 
 SECONDS = 100
-WANTED = (
-    "init_mixture_params",
-    "log_joint_prob",
-    "log_likelihood",
-    "em_step",
-    "make_cluster_labels",
-)
+OPTIONAL = ("e_step", "m_step")  # em_step alone will do
 
 
 def correct_functions(em):
-    """Plain correct versions of what the exercise's functions call."""
+    """Plain correct versions of what the exercise's functions call; images may be floats."""
 
     def log_joint_prob(params, images):
         x = jnp.asarray(images).reshape(len(images), -1).astype(jnp.float32)
@@ -60,7 +54,7 @@ def correct_functions(em):
 def wanted(em):
     """What to mark: e_step and m_step only where they are those of the exercise."""
     with_counts = hasattr(em, "ExpectedCounts") and hasattr(em, "e_step") and hasattr(em, "m_step")
-    return [name for name in checks.CHECKS if name in WANTED or with_counts]
+    return [name for name in checks.CHECKS if name not in OPTIONAL or with_counts]
 
 
 def mark(path, name):
