@@ -29,7 +29,7 @@ benchmark: $(READY) ## time EM against its bound and two plain versions
 	$(BIN)/python tests/benchmark.py
 
 exercise: $(READY) ## make the exercise, Part 1 without its answers, to hand out
-	mkdir -p exercise && cp -r data figures exercise
+	mkdir -p exercise && cp -r data figures requirements.txt exercise
 	$(BIN)/python tests/make_exercise.py bernoulli_em.ipynb exercise/bernoulli_em.ipynb
 
 mark: $(READY) ## mark a solution: make mark NOTEBOOK=path/to/theirs.ipynb

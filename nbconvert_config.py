@@ -1,43 +1,54 @@
 """How nbconvert runs the notebook and writes its report: one file, no network.
 
-Use it with `jupyter nbconvert --config nbconvert_config.py ...`. Equations become MathML,
-which every browser draws by itself, in place of MathJax from the network. Figures get
-the alternative text of their output's metadata, which nbconvert's own template drops, and
-the notebook as executed lies beside the report. `--to notebook` also renews the picture at
-the notebook's head, from the figure of the cluster means.
+Use it with `jupyter nbconvert --config nbconvert_config.py ...`. Equations become drawings,
+labelled with their source; figures get the alternative text of their output's metadata, which
+nbconvert's own template drops; code that only draws is a click away; and the notebook as executed
+lies beside the report. `--to notebook` also renews the moving picture at the notebook's head.
 """
 
 import base64
 import html
 import os
-import re
 
 import nbformat
-from latex2mathml.converter import convert
+import ziamath
+from markupsafe import Markup
+from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
 
 
-def mathml(tex, **options):
-    # TeX puts a thin space after these by itself, MathML doesn't.
-    return convert(re.sub(r"\\(log|exp)\b", r"\\\1\\,", tex), **options)
+def draw_equation(tex, inline, size=16):
+    """An equation as an SVG, which looks the same in every browser."""
+    equation = ziamath.Latex(tex, size=size, inline=inline)
+    label = html.escape(" ".join(tex.split()))
+    style = f"vertical-align:{equation.getyofst():.1f}px" if inline else "min-width:max-content"
+    return equation.svg().replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
 
 
-class MathMLRenderer(IPythonRenderer):
-    """Renders Markdown with its equations as MathML."""
+class EquationRenderer(IPythonRenderer):
+    """Renders Markdown with its equations as drawings."""
 
     def block_math(self, body):
-        return mathml(body, display="block")
+        return f'<div style="overflow-x:auto">{draw_equation(body, inline=False)}</div>'
 
     def inline_math(self, body):
-        return mathml(body)
+        return draw_equation(body, inline=True)
 
 
 def markdown_to_html(source):
-    renderer = MathMLRenderer(escape=False, embed_images=True, path=ROOT)
+    renderer = EquationRenderer(escape=False, embed_images=True, path=ROOT)
     return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def highlight_code(source, language=None, metadata=None):
+    """A cell's code; folded if the notebook hides it."""
+    code = Highlight2HTML(pygments_lexer="ipython3")(source, language, metadata)
+    if (metadata or {}).get("jupyter", {}).get("source_hidden"):
+        return Markup(f"<details><summary>code that draws</summary>{code}</details>")
+    return code
 
 
 class KeepNotebook(Preprocessor):
@@ -65,18 +76,18 @@ class AltText(Preprocessor):
 
 
 class HeadPicture(Preprocessor):
-    """Writes figures/prototypes.png, the figure of the cell `means`."""
+    """Writes figures/prototypes.png, the moving picture of the cell `forming`."""
 
     def preprocess(self, nb, resources):
         for cell in nb.cells:
-            if cell.id == "means":
+            if cell.id == "forming":
                 png = base64.b64decode(cell.outputs[0].data["image/png"])
                 resources.setdefault("outputs", {})["figures/prototypes.png"] = png
         return nb, resources
 
 
 c = get_config()  # noqa: F821 (nbconvert defines it)
-c.HTMLExporter.filters = {"markdown2html": markdown_to_html}
+c.HTMLExporter.filters = {"markdown2html": markdown_to_html, "highlight_code": highlight_code}
 # Preprocessors named here run after the notebook's execution, the default ones before it.
 c.HTMLExporter.preprocessors = [CoalesceStreamsPreprocessor, KeepNotebook, AltText]
 c.HTMLExporter.mathjax_url = c.HTMLExporter.require_js_url = "data:,"

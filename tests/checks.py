@@ -10,13 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Images, height, width, clusters; from small to large.
+# Images, height, width, clusters; from small to large. At 28 x 28 pixels probabilities underflow.
 SMALL = [(1, 1, 2, 1), (1, 1, 3, 2), (2, 1, 2, 2), (3, 2, 2, 3), (6, 3, 3, 20), (50, 3, 3, 1)]
-LARGE = {
-    "remainder first": (4_100, 5, 6, 5),
-    "one batch and one image": (2_001, 3, 4, 4),
-    "whole batches": (4_000, 3, 4, 3),
-}
+SMALL += [(2, 28, 28, 2)]
+LARGE = [(4_100, 5, 6, 5), (2_001, 3, 4, 4), (2_000, 3, 4, 2), (4_000, 3, 4, 3)]
 
 
 def make_images(n, h, w, seed=0):
@@ -32,7 +29,7 @@ def make_images(n, h, w, seed=0):
 def make_mixture(em, n_clusters, n_pixels, seed=0):
     rng = np.random.default_rng(seed + 100)
     weights = rng.uniform(1, 3, n_clusters)
-    means = rng.uniform(0.1, 0.9, (n_clusters, n_pixels))
+    means = rng.uniform(0.1, 0.9, (n_clusters, n_pixels)).round(2)
     return em.BernoulliMixture(
         cluster_weights=jnp.asarray(weights / weights.sum(), dtype=jnp.float32),
         cluster_means=jnp.asarray(means, dtype=jnp.float32),
@@ -40,9 +37,14 @@ def make_mixture(em, n_clusters, n_pixels, seed=0):
 
 
 def make_cases(em, sizes):
+    """Cases (text, params, images); the text of a small one says how to reproduce it."""
     for n, h, w, n_clusters in sizes:
         images, params = make_images(n, h, w), make_mixture(em, n_clusters, h * w)
-        yield f"{n} image(s) of {h} x {w} pixels, {n_clusters} cluster(s)", params, images
+        case = f"{n} image(s) of {h} x {w} pixels, {n_clusters} cluster(s)"
+        if n * h * w <= 4:
+            weights, means = (np.asarray(x).round(4).tolist() for x in params.values())
+            case += f" (images {images.tolist()}, weights {weights}, means {means})"
+        yield case, params, images
 
 
 def textbook(params, images, pseudo_count=0.0):
@@ -65,22 +67,22 @@ def textbook(params, images, pseudo_count=0.0):
 def agree(case, expected, found, rtol=1e-4, atol=1e-4):
     """Assert that found is like expected, in shape and value."""
     expected, found = np.asarray(expected), np.asarray(found)
-    good = expected.shape == found.shape
-    if not good:
-        expected, found = f"shape {expected.shape}", f"shape {found.shape}"
-    elif not np.allclose(found, expected, rtol, atol):
+    if expected.shape != found.shape:
+        raise AssertionError(f"{case}: expected shape {expected.shape}, found {found.shape}")
+    if not np.allclose(found, expected, rtol, atol):
         worst = np.unravel_index(np.argmax(~np.isclose(found, expected, rtol, atol)), found.shape)
         case = f"{case}, at {list(map(int, worst))}" if worst else case
-        good, expected, found = False, f"{expected[worst]:.6g}", f"{found[worst]:.6g}"
-    assert good, f"{case}: expected {expected}, found {found}"
+        values = (
+            x[worst].item() if x.dtype == bool else f"{x[worst]:.6g}" for x in (expected, found)
+        )
+        raise AssertionError("{}: expected {}, found {}".format(case, *values))
 
 
 def init_mixture_params(em):
     params = em.init_mixture_params(jax.random.PRNGKey(0), 3, 8)
-    agree("3 clusters, 8 pixels: sum of cluster_weights", 1.0, params.cluster_weights.sum())
-    agree("3 clusters, 8 pixels: shape of cluster_weights", (3,), params.cluster_weights.shape)
-    agree("3 clusters, 8 pixels: shape of cluster_means", (3, 8), params.cluster_means.shape)
+    agree("3 clusters, 8 pixels: cluster_weights", np.full(3, 1 / 3), params.cluster_weights)
     means = np.asarray(params.cluster_means)
+    agree("3 clusters, 8 pixels: shape of cluster_means", (3, 8), means.shape)
     agree("3 clusters: means inside (0, 1)", True, bool(((means > 0) & (means < 1)).all()))
     agree("3 clusters: all means differ", 3, len(np.unique(means, axis=0)))
     again, other = (em.init_mixture_params(jax.random.PRNGKey(k), 3, 8) for k in (0, 1))
@@ -91,11 +93,11 @@ def init_mixture_params(em):
 
 def log_joint_prob(em, sizes=SMALL):
     for case, params, images in make_cases(em, sizes):
-        agree(case, textbook(params, images)[0], em.log_joint_prob(params, images))
+        agree(case, textbook(params, images)[0], em.log_joint_prob(params, images), atol=1e-3)
 
 
 def log_likelihood(em, sizes=SMALL):
-    for case, params, images in make_cases(em, [*sizes, (2, 28, 28, 2)]):
+    for case, params, images in make_cases(em, sizes):
         expected = np.logaddexp.reduce(textbook(params, images)[0], axis=1)
         agree(case, expected, em.log_likelihood(params, images))
     images = np.array(list(itertools.product([False, True], repeat=8))).reshape(-1, 2, 4)
@@ -108,7 +110,8 @@ def e_step(em, sizes=SMALL):
         log_joint, n_k, s_kd, *_ = textbook(params, images)
         counts = em.e_step(params, images)
         agree(f"{case}: cluster_counts", n_k, counts.cluster_counts)
-        agree(f"{case}: pixel_counts", s_kd, counts.pixel_counts)
+        agree(f"{case}: on_counts", s_kd, counts.on_counts)
+        agree(f"{case}: off_counts", n_k[:, None] - s_kd, counts.off_counts, atol=1e-3)
         total = np.logaddexp.reduce(log_joint, axis=1).sum()
         agree(f"{case}: log_likelihood", total, counts.log_likelihood)
 
@@ -116,12 +119,11 @@ def e_step(em, sizes=SMALL):
 def m_step(em, sizes=SMALL):
     for case, params, images in make_cases(em, sizes):
         _, n_k, s_kd, weights, means = textbook(params, images)
-        n_k, s_kd = (jnp.asarray(sums, dtype=jnp.float32) for sums in (n_k, s_kd))
-        step = em.m_step(
-            em.ExpectedCounts(cluster_counts=n_k, pixel_counts=s_kd, log_likelihood=jnp.float32(0))
-        )
+        sums = {"cluster_counts": n_k, "on_counts": s_kd, "off_counts": n_k[:, None] - s_kd}
+        sums = {name: jnp.asarray(sum_, dtype=jnp.float32) for name, sum_ in sums.items()}
+        step = em.m_step(em.ExpectedCounts(log_likelihood=jnp.float32(0), **sums))
         agree(f"{case}: cluster_weights", weights, step.cluster_weights)
-        agree(f"{case}: cluster_means", means, step.cluster_means)
+        agree(f"{case}: cluster_means", means, step.cluster_means, atol=1e-6)
 
 
 def em_step(em, sizes=SMALL):
@@ -130,52 +132,19 @@ def em_step(em, sizes=SMALL):
         step = em.em_step(params, images)
         agree(f"{case}: cluster_weights", weights, step.cluster_weights)
         agree(f"{case}: cluster_means", means, step.cluster_means)
-    one_cluster_learns_the_pixel_means(em)
     the_likelihood_never_falls(em)
-    a_planted_mixture_is_found_again(em)
-
-
-def one_cluster_learns_the_pixel_means(em):
-    images = make_images(50, 3, 3)
-    step = em.em_step(make_mixture(em, 1, 9), images)
-    agree(
-        "one cluster learns the pixel means",
-        images.reshape(50, 9).mean(axis=0),
-        step.cluster_means[0],
-    )
 
 
 def the_likelihood_never_falls(em):
     for case, params, images in make_cases(em, SMALL):
         previous = -np.inf
         for step in range(15):
-            total = np.logaddexp.reduce(textbook(clipped(params), images)[0], axis=1).sum()
+            clipped = params.replace(cluster_means=np.clip(params.cluster_means, 1e-6, 1 - 1e-6))
+            total = np.logaddexp.reduce(textbook(clipped, images)[0], axis=1).sum()
             assert total > previous - 1e-3 * len(images), (
                 f"{case}, step {step}: the log-likelihood falls from {previous:.4f} to {total:.4f}"
             )
             previous, params = total, em.em_step(params, images)
-
-
-def clipped(params):
-    return params.__class__(
-        cluster_weights=params.cluster_weights,
-        cluster_means=np.clip(params.cluster_means, 1e-6, 1 - 1e-6),
-    )
-
-
-def a_planted_mixture_is_found_again(em):
-    rng = np.random.default_rng(1)
-    weights, means = np.array([0.2, 0.3, 0.5]), rng.choice([0.1, 0.9], size=(3, 36))
-    images = rng.uniform(size=(3_000, 36)) < means[rng.choice(3, size=3_000, p=weights)]
-    params = em.BernoulliMixture(
-        cluster_weights=jnp.full(3, 1 / 3),
-        cluster_means=jnp.asarray(rng.uniform(0.25, 0.75, (3, 36))),
-    )
-    for _ in range(20):
-        params = em.em_step(params, images.reshape(-1, 6, 6))
-    order = np.argsort(params.cluster_weights)
-    agree("weights of a planted mixture", weights, params.cluster_weights[order], 0, 0.03)
-    agree("means of a planted mixture", means, params.cluster_means[order], 0, 0.05)
 
 
 def a_pixel_never_on_makes_no_nan(em):
@@ -183,9 +152,7 @@ def a_pixel_never_on_makes_no_nan(em):
     params, images = make_mixture(em, 2, 10), make_images(7, 2, 5)
     for step in (1, 2, 3):
         params = em.em_step(params, images)
-        finite = all(
-            np.isfinite(field).all() for field in (params.cluster_weights, params.cluster_means)
-        )
+        finite = all(np.isfinite(field).all() for field in params.values())
         agree(f"step {step}, a pixel never on: all parameters finite", True, bool(finite))
 
 
@@ -193,31 +160,15 @@ def make_cluster_labels(em):
     for assignments, labels in (([0], [0]), ([1], [0]), ([0, 2, 2, 2], [7, 1, 1, 9])):
         expected = np.zeros((15, 10), dtype=int)
         np.add.at(expected, (assignments, labels), 1)
-        found = call_make_cluster_labels(em, np.array(assignments), np.array(labels))
+        em.n_clusters = 15  # also of a version with a global, and with a list of dicts
+        arguments = (np.array(assignments), np.array(labels), 15)
+        n_arguments = len(inspect.signature(em.make_cluster_labels).parameters)
+        counts = em.make_cluster_labels(*arguments[:n_arguments])
+        if len(counts) and all(hasattr(row, "get") for row in counts):
+            counts = [[row.get(digit, 0) for digit in range(10)] for row in counts]
         case = f"15 clusters, assignments {assignments}, labels {labels}, at [cluster, digit]"
-        agree(case, expected, found)
+        agree(case, expected, np.asarray(counts))
 
 
-def call_make_cluster_labels(em, assignments, labels):
-    """The counts as an array, also of a version with a global n_clusters and a list of dicts."""
-    em.n_clusters = 15
-    arguments = (assignments, labels, 15)
-    n_arguments = len(inspect.signature(em.make_cluster_labels).parameters)
-    counts = em.make_cluster_labels(*arguments[:n_arguments])
-    if len(counts) and all(hasattr(row, "get") for row in counts):
-        counts = [[row.get(digit, 0) for digit in range(10)] for row in counts]
-    return np.asarray(counts)
-
-
-CHECKS = {
-    check.__name__: check
-    for check in (
-        init_mixture_params,
-        log_joint_prob,
-        log_likelihood,
-        e_step,
-        m_step,
-        em_step,
-        make_cluster_labels,
-    )
-}
+FUNCTIONS = (init_mixture_params, log_joint_prob, log_likelihood, e_step, m_step, em_step)
+CHECKS = {check.__name__: check for check in (*FUNCTIONS, make_cluster_labels)}

@@ -19,6 +19,7 @@ import argparse
 from pathlib import Path
 
 import jax
+import numpy as np
 from nbimport import import_notebook
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,7 @@ def main():
     if jax.process_index() == 0:
         print(f"{len(images)} images on {jax.device_count()} devices, done")
         if args.save:
-            em.save_mixture(args.save, params, split=args.split, steps=args.steps)
+            np.savez(args.save, **params)
 
 
 if __name__ == "__main__":

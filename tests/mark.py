@@ -8,6 +8,7 @@ import contextlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import checks
 import jax
@@ -16,6 +17,7 @@ from nbimport import import_notebook
 
 SECONDS = 100
 OPTIONAL = ("e_step", "m_step")  # em_step alone will do
+HINT = "the marker reads definitions and doesn't run the notebook"
 
 
 def correct_functions(em):
@@ -35,33 +37,33 @@ def correct_functions(em):
         shares = jax.nn.softmax(log_joint_prob(params, images), axis=1)
         return em.ExpectedCounts(
             cluster_counts=shares.sum(axis=0),
-            pixel_counts=shares.T @ x,
+            on_counts=shares.T @ x,
+            off_counts=shares.T @ (1 - x),
             log_likelihood=log_likelihood(params, images).sum(),
         )
 
     def m_step(counts, pseudo_count=0.0):
-        n_k = counts.cluster_counts
-        means = counts.pixel_counts / n_k[:, None]
+        means = counts.on_counts / (counts.on_counts + counts.off_counts)
         return em.BernoulliMixture(
-            cluster_weights=n_k / n_k.sum(), cluster_means=jnp.clip(means, 1e-6, 1 - 1e-6)
+            cluster_weights=counts.cluster_counts / counts.cluster_counts.sum(),
+            cluster_means=jnp.clip(means, 1e-6, 1 - 1e-6),
         )
 
     plain = (log_joint_prob, log_likelihood, e_step, m_step)
-    names = wanted(em)
-    return {function.__name__: function for function in plain if function.__name__ in names}
+    return {function.__name__: function for function in plain if function.__name__ in wanted(em)}
 
 
 def wanted(em):
     """What to mark: e_step and m_step only where they are those of the exercise."""
-    with_counts = hasattr(em, "ExpectedCounts") and hasattr(em, "e_step") and hasattr(em, "m_step")
+    with_counts = all(hasattr(em, name) for name in ("ExpectedCounts", *OPTIONAL))
     return [name for name in checks.CHECKS if name not in OPTIONAL or with_counts]
 
 
 def mark(path, name):
     """Check one function: "right", "not written" or "wrong: ..."."""
-    em = import_notebook(path, constants=True)
+    em = import_notebook(path, skipped=[])
     if not hasattr(em, name):
-        return "not written"
+        return f"not written ({HINT})"
     own = dict(vars(em))
     try:
         vars(em).update({k: f for k, f in correct_functions(em).items() if k != name})
@@ -74,6 +76,8 @@ def mark(path, name):
         return "not written"
     except AssertionError as error:
         return f"wrong: {error}"
+    except NameError as error:
+        return f"wrong: NameError: {error} ({HINT}: define it by a constant, or in the function)"
     except Exception as error:  # noqa: BLE001 (theirs, whatever it is)
         return f"wrong: {type(error).__name__}: {error}".splitlines()[0]
     return "right"
@@ -91,14 +95,19 @@ def mark_apart(path, name):
 
 
 def main(path):
+    if not str(path).endswith(".ipynb") or not Path(path).is_file():
+        sys.exit(f"'{path}' can't be marked: name one notebook, a file that ends in .ipynb")
+    skipped = []
     try:
-        em = import_notebook(path, constants=True)
-        em.BernoulliMixture  # noqa: B018 (nothing can be marked without it)
-    except Exception as error:  # noqa: BLE001 (theirs, whatever it is)
-        sys.exit(f"{path} can't be marked: {type(error).__name__}: {error}".splitlines()[0])
-    names = wanted(em)
+        em = import_notebook(path, skipped)
+    except (ValueError, LookupError, TypeError):
+        sys.exit(f"{path} can't be marked: it is no whole notebook (empty, or cut off?)")
+    for reason in skipped:
+        print(f"left out: {reason}; is a name missing? Run it from top to bottom")
+    if not hasattr(em, "BernoulliMixture"):
+        sys.exit(f"{path} can't be marked: it defines no BernoulliMixture")
+    names, marks = wanted(em), []
     with ThreadPoolExecutor(2) as pool:
-        marks = []
         for name, result in zip(names, pool.map(lambda name: mark_apart(path, name), names)):
             print(f"{name:20} {result}", flush=True)
             marks.append(result)
@@ -110,4 +119,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         print(mark(*sys.argv[1:]))
     else:
-        main(sys.argv[1])
+        main(sys.argv[1] if len(sys.argv) == 2 else "")

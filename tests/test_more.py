@@ -1,0 +1,267 @@
+"""Parts 2 to 4: starts, fit, the model at work, streams, devices and processes."""
+
+import itertools
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from checks import agree
+
+
+@pytest.fixture(scope="module")
+def images(mnist):
+    return mnist[0][0][:3_000]
+
+
+@pytest.fixture(scope="module")
+def start(em, images):
+    return em.init_from_images(jax.random.key(0), 5, images)
+
+
+@pytest.fixture(scope="module")
+def small(em):
+    """A mixture of 4 clusters over 8 pixels, and all 256 images."""
+    params = em.init_mixture_params(jax.random.key(1), 4, 8)
+    params = params.replace(cluster_weights=jnp.array([0.1, 0.2, 0.3, 0.4]))
+    return params, np.array(list(itertools.product([False, True], repeat=8)))
+
+
+def test_image_starts_are_halfway_between_a_coin_and_an_image(em, images):
+    params = em.init_from_images(jax.random.key(0), 300, images)
+    chosen = {row.tobytes() for row in np.asarray(params.cluster_means) > 0.5}
+    assert set(np.unique(params.cluster_means)) == {0.25, 0.75}
+    assert chosen <= {image.tobytes() for image in images.reshape(len(images), -1)}
+    assert len(chosen) == 300  # no image is chosen twice
+    np.testing.assert_allclose(params.cluster_weights, 1 / 300)
+    other = em.init_from_images(jax.random.key(1), 300, images)
+    assert not np.array_equal(other.cluster_means, params.cluster_means)
+
+
+@pytest.mark.parametrize("pseudo_count", [0.0, 2.0])
+def test_fit_ends_for_each_of_its_reasons(em, images, start, pseudo_count):
+    """The last value of a curve that the tolerance ended is that of the params."""
+    found = em.fit(start, images, pseudo_count, tolerance=0.3)
+    assert found.converged and 2 < len(found.curve) < 100
+    rises = np.diff(found.curve)
+    assert rises[-1] < 0.3 <= rises[:-1].min()
+    expected = start
+    for _ in found.curve[1:]:
+        expected = em.em_step(expected, images, pseudo_count)
+    chex.assert_trees_all_close(found.params, expected, rtol=1e-4, atol=1e-6)
+    means = np.asarray(expected.cluster_means, dtype=float)
+    log_prior = pseudo_count * (np.log(means) + np.log1p(-means)).sum()
+    last = em.log_likelihood(expected, images).mean() + log_prior / len(images)
+    assert found.curve[-1] == pytest.approx(float(last), abs=1e-3)
+    limited = em.fit(start, images, pseudo_count, max_steps=3)
+    assert not limited.converged and len(limited.curve) == 3
+    chex.assert_trees_all_close(limited.curve, found.curve[:3], rtol=1e-6)
+    again = em.em_step(
+        em.em_step(em.em_step(start, images, pseudo_count), images, pseudo_count),
+        images,
+        pseudo_count,
+    )
+    chex.assert_trees_all_close(limited.params, again, rtol=1e-5)
+
+
+def test_fit_s_defaults(em, images, start):
+    found = em.fit(start, images[:200])
+    assert (
+        found.converged and 0 <= np.diff(found.curve)[-1] < 0.001 <= np.diff(found.curve)[:-1].min()
+    )
+    assert len(em.fit(start, images[:20], tolerance=-1.0).curve) == 500
+    weights = jnp.array([0.2] * 4 + [0.2003])  # they sum to 1 only nearly
+    assert em.fit(start.replace(cluster_weights=weights), images[:200], max_steps=4)
+
+
+def test_fit_says_when_its_objective_falls_or_is_nan(em, images, start, monkeypatch):
+    for broken in (
+        start.replace(cluster_means=start.cluster_means * jnp.nan),
+        start.replace(cluster_weights=jnp.full(5, 1e30)),
+    ):
+        with pytest.raises(FloatingPointError, match="no mixture"):
+            em.fit(broken, images)
+    top = em.fit(start, images, tolerance=0.01).params
+    monkeypatch.setattr(em, "m_step", lambda counts, pseudo_count: start)
+    with pytest.raises(FloatingPointError, match="the objective is"):
+        em.fit(top, images, tolerance=-1.0)
+
+
+def test_run_em_takes_one_step_at_each_temperature(em, images, start):
+    temperatures = np.array([3.0, 2.0, 1.0])
+    found, curve = em.run_em(start, images, temperatures, 0.1)
+    expected = start
+    for i, temperature in enumerate(temperatures):
+        agree("curve", em.log_likelihood(expected, images).mean(), curve[i])
+        expected = em.em_step(expected, images, 0.1, temperature)
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
+    both, curves = jax.vmap(em.run_em, in_axes=(0, None, None))(stack, images, np.ones(2))
+    assert curves.shape == (2, 2)
+    two = em.em_step(em.em_step(start, images), images)
+    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], both), two, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4)])
+def test_the_marginal_and_the_completion_equal_brute_force(em, small, shape):
+    params, images = small
+    observed = np.array([1, 0, 1, 1, 0, 0, 1, 0], dtype=bool)
+    p = np.exp(em.log_likelihood(params, images))
+    seen = images[:, observed]
+    marginal = em.marginal(params, observed.reshape(shape))
+    marginal_p = np.exp(em.log_likelihood(marginal, seen))
+    completed = em.complete_images(params, images.reshape(-1, *shape), observed.reshape(shape))
+    assert completed.shape == (256, *shape)
+    for image, p_seen, row in zip(seen, marginal_p, completed.reshape(256, 8), strict=True):
+        same = (images[:, observed] == image).all(axis=1)
+        assert p_seen == pytest.approx(p[same].sum(), rel=1e-4)
+        expected = (p[same, None] * images[same]).sum(axis=0) / p[same].sum()
+        np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_samples_follow_the_parameters(em, small):
+    params, _ = small
+    n = 40_000
+    images, clusters = em.sample_images(jax.random.key(0), params, n)
+    assert images.dtype == bool and images.shape == (n, 8)
+    shares = np.bincount(clusters, minlength=4) / n
+    np.testing.assert_allclose(shares, params.cluster_weights, atol=0.012)
+    for k in range(4):
+        means = images[clusters == k].mean(axis=0)
+        np.testing.assert_allclose(means, params.cluster_means[k], atol=0.04)
+    # Means of 0.5 and as many clusters as pixels: one key for both draws would tie them.
+    fair = em.BernoulliMixture(
+        cluster_weights=jnp.full(4, 0.25), cluster_means=jnp.full((4, 4), 0.5)
+    )
+    images, clusters = em.sample_images(jax.random.key(0), fair, 4_000)
+    own = np.asarray(images)[np.arange(4_000), clusters]
+    assert own.mean() == pytest.approx(0.5, abs=0.04)
+
+
+def test_a_class_s_prior_counts(em, small):
+    params, images = small
+    other = params.replace(cluster_means=1 - params.cluster_means)
+    for shares in ([0.9, 0.1], [0.9005, 0.1], [1.0, 0.0]):  # nearly 1 in sum will do, 0 as well
+        log_joint = em.class_log_joint([params, other], shares, images)
+        columns = [em.log_likelihood(p, images) for p in (params, other)]
+        with np.errstate(divide="ignore"):
+            np.testing.assert_allclose(log_joint, np.stack(columns, 1) + np.log(shares), rtol=1e-5)
+
+
+REFUSED = [
+    (ValueError, "larger sample", lambda em, p, x: em.init_from_images(jax.random.key(0), 257, x)),
+    (TypeError, "booleans", lambda em, p, x: em.init_from_images(jax.random.key(0), 2, x * 1.0)),
+    (ValueError, r"call fit\(params, images", lambda em, p, x: em.fit(x, p)),
+    (ValueError, "pseudo-count of 0 or more", lambda em, p, x: em.fit(p, x, -0.1)),
+    (ValueError, "pseudo-count of 0 or more", lambda em, p, x: em.fit(p, x, np.nan)),
+    (ValueError, "pseudo-count of 0 or more", lambda em, p, x: em.fit(p, x, np.inf)),
+    (ValueError, "must be 2 shares", lambda em, p, x: em.class_log_joint([p, p], [1], x)),
+    (ValueError, "sum to 1", lambda em, p, x: em.class_log_joint([p, p], [0.6, 0.6], x)),
+    (ValueError, "sum to 1", lambda em, p, x: em.class_log_joint([p, p], [0.6, 0.38], x)),
+    (ValueError, "sum to 1", lambda em, p, x: em.class_log_joint([p, p], [1.5, -0.5], x)),
+    (
+        ValueError,
+        "transposed",
+        lambda em, p, x: em.complete_images(p, x.reshape(-1, 2, 4), np.ones((4, 2), bool)),
+    ),
+    (ValueError, "boolean mask of 8", lambda em, p, x: em.marginal(p, np.ones(8))),
+    (
+        ValueError,
+        "boolean mask of 8",
+        lambda em, p, x: em.complete_images(p, x, np.ones(4, dtype=bool)),
+    ),
+    (TypeError, "booleans", lambda em, p, x: em.e_step_by_gradient(p, x, 1.0 - x)),
+    (TypeError, "empty", lambda em, p, x: em.e_step_stream(p, iter([]))),
+]
+
+
+@pytest.mark.parametrize("case", range(len(REFUSED)))
+def test_bad_input_raises_and_names_the_fix(em, small, case):
+    error, says, call = REFUSED[case]
+    with pytest.raises(error, match=says):
+        call(em, *small)
+
+
+def test_a_stream_equals_the_whole(em, images, start):
+    batches = (images[i : i + 999] for i in range(0, 3_000, 999))
+    whole = em.e_step(start, images)
+    chex.assert_trees_all_close(em.e_step_stream(start, batches), whole, rtol=1e-4, atol=1e-3)
+
+
+def test_online_em_blends_the_counts_of_the_batches(em, images, start):
+    batches = [images[:500], images[500:2_000], images[2_000:2_100]]
+    running, expected = None, start
+    for t, found in enumerate(em.online_em(start, batches, 5_000, pseudo_count=0.2)):
+        counts = em.e_step(expected, batches[t])
+        new = jax.tree.map(lambda s, x=batches[t]: np.asarray(s, float) * 5_000 / len(x), counts)
+        gamma = 1 if t == 0 else (t + 2) ** -0.6
+        running = (
+            new if t == 0 else jax.tree.map(lambda s, n, g=gamma: (1 - g) * s + g * n, running, new)
+        )
+        expected = em.m_step(jax.tree.map(jnp.float32, running), 0.2)
+        chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-5)
+    assert t == 2
+
+
+@pytest.mark.parametrize("n_devices", [4, 8])
+def test_many_devices_equal_one(em, images, start, n_devices):
+    mesh = jax.sharding.Mesh(jax.devices()[:n_devices], ("data",))
+    sharded = em.shard_images(mesh, images[:2_400])
+    assert len(sharded.sharding.device_set) == n_devices
+    step, one, many = em.sharded_em_step(mesh, 0.3), start, start
+    for _ in range(3):
+        one, many = em.em_step(one, images[:2_400], 0.3), step(many, sharded)
+    chex.assert_trees_all_close(jax.device_get(one), jax.device_get(many), rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="pass 2392"):
+        em.shard_images(mesh, images[:2_399] if n_devices == 8 else images[:2_395])
+    # What is sent: the counts, and nothing else.
+    program = step.lower(start, sharded).compile().as_text()
+    sent = re.findall(r"= (\S+|\(.*?\)) all-reduce(?:-start)?\(", program)
+    shapes = set(re.findall(r"f32\[([\d,]*)\]", " ".join(sent)))
+    assert shapes <= {"", "5", "5,784"} and "5,784" in shapes
+    for other in ("all-gather", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert f" {other}" not in program
+
+
+def launch(root, port, process, *arguments):
+    where = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(process)]
+    return subprocess.Popen(
+        [sys.executable, "tests/many_machines.py", *where, *arguments],
+        cwd=root,
+        env=os.environ | {"XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_two_processes_equal_one_and_end_together(em, mnist, root, tmp_path, fails):
+    options = ["--split", "train[:6000]", "--clusters", "8", "--steps", "5", "--deadline", "3"]
+    options += ["--save", str(tmp_path / "mixture.npz")]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    other = ["--split", "no_such_split"] if fails else []
+    processes = [launch(root, port, i, *options, *(other if i else [])) for i in range(2)]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes[::-1]][::-1]
+    finally:
+        for process in processes:
+            process.kill()
+    if fails:
+        assert all(process.returncode for process in processes) and "no_such_split" in outputs[1]
+        return
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert "6000 images on 2 devices" in outputs[0]
+    expected = em.init_mixture_params(jax.random.key(0), 8, 784)
+    for _ in range(5):
+        expected = em.em_step(expected, mnist[0][0][:6_000])
+    found = em.BernoulliMixture(**np.load(tmp_path / "mixture.npz"))
+    chex.assert_trees_all_close(found, expected, rtol=1e-2, atol=1e-4)
