@@ -13,6 +13,7 @@ import os
 import nbformat
 import ziamath
 from markupsafe import Markup
+from nbconvert.filters import clean_html
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
@@ -25,7 +26,9 @@ def draw_equation(tex, inline, size=16):
     equation = ziamath.Latex(tex, size=size, inline=inline)
     label = html.escape(" ".join(tex.split()))
     style = f"vertical-align:{equation.getyofst():.1f}px" if inline else "min-width:max-content"
-    return equation.svg().replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1)
+    return equation.svg().replace(
+        "<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1
+    )
 
 
 class EquationRenderer(IPythonRenderer):
@@ -36,6 +39,10 @@ class EquationRenderer(IPythonRenderer):
 
     def inline_math(self, body):
         return draw_equation(body, inline=True)
+
+    def block_html(self, html):
+        """As it stands: nbconvert would close each tag in the paragraph that opens it."""
+        return html
 
 
 def markdown_to_html(source):
@@ -49,6 +56,11 @@ def highlight_code(source, language=None, metadata=None):
     if (metadata or {}).get("jupyter", {}).get("source_hidden"):
         return Markup(f"<details><summary>code that draws</summary>{code}</details>")
     return code
+
+
+def clean_unless_folded(element):
+    """nbconvert's own cleaning, which would spell out what highlight_code folds."""
+    return element if str(element).startswith("<details>") else clean_html(element)
 
 
 class KeepNotebook(Preprocessor):
@@ -87,7 +99,11 @@ class HeadPicture(Preprocessor):
 
 
 c = get_config()  # noqa: F821 (nbconvert defines it)
-c.HTMLExporter.filters = {"markdown2html": markdown_to_html, "highlight_code": highlight_code}
+c.HTMLExporter.filters = {
+    "markdown2html": markdown_to_html,
+    "highlight_code": highlight_code,
+    "clean_html": clean_unless_folded,
+}
 # Preprocessors named here run after the notebook's execution, the default ones before it.
 c.HTMLExporter.preprocessors = [CoalesceStreamsPreprocessor, KeepNotebook, AltText]
 c.HTMLExporter.mathjax_url = c.HTMLExporter.require_js_url = "data:,"

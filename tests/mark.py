@@ -32,7 +32,7 @@ def correct_functions(em):
     def log_likelihood(params, images):
         return jax.nn.logsumexp(log_joint_prob(params, images), axis=1)
 
-    def e_step(params, images):
+    def e_step(params, images, temperature=1.0):
         x = jnp.asarray(images).reshape(len(images), -1).astype(jnp.float32)
         shares = jax.nn.softmax(log_joint_prob(params, images), axis=1)
         return em.ExpectedCounts(

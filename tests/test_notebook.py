@@ -106,7 +106,7 @@ def test_the_head_is_the_moving_picture(notebook, root):
 def test_the_report_is_whole(notebook, report):
     text = (report / "bernoulli_em.html").read_text(encoding="utf-8")
     assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)=.https?:", text)
-    assert len(re.findall(r'<svg role="img" aria-label="[^"]', text)) > 40
+    assert len(re.findall(r'<svg[^>]*aria-label="[^"]', text)) > 40
     assert "$$" not in re.sub(r"(?s)<script.*?</script>", "", text) and "Traceback" not in text
     shown = sum(len(pngs(cell)) for cell in code_cells(notebook))
     assert len(re.findall(r'<img alt="[^"]+" src="data:image/png', text)) == shown >= 18
@@ -231,7 +231,9 @@ def test_the_readme(root, notebook):
     assert len(quoted) >= 8 and quoted <= printed
     (example,) = re.findall(r"(?s)```python\n(.*?)```", readme)
     command, env = [sys.executable, "-W", "error::RuntimeWarning", "-c", example], {"XLA_FLAGS": ""}
-    done = subprocess.run(command, cwd=root, env=os.environ | env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
@@ -366,7 +368,7 @@ def test_a_usual_mistake_is_wrong_where_it_was_made(tmp_path, case):
 
 
 def test_what_breaks_or_is_missing_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(mark, "SECONDS", 15)
+    monkeypatch.setattr(mark, "SECONDS", 9)
     source = PLAIN.replace("    counts = shares", "    import os; os._exit(7)\n    counts = shares")
     source = source.replace("    counts = [{", "    while True:\n        pass\n    counts = [{")
     source = source.replace("bound = 1e-6", "n = train_images[0].size")
@@ -381,7 +383,7 @@ def test_what_breaks_or_is_missing_is_named(tmp_path, monkeypatch, capsys):
     assert "train_images" in lines[0] and "top to bottom" in lines[0]
     assert "'n' is not defined (the marker reads definitions" in lines[2]
     assert "wrong: ended the process with status 7" in lines[4]
-    assert "wrong: not done after 15 seconds" in lines[5]
+    assert "wrong: not done after 9 seconds" in lines[5]
     (tmp_path / "text.ipynb").write_text('{"cells": [')
     (tmp_path / "empty.ipynb").write_text("")
     bad = ["", tmp_path, tmp_path / "some.py", tmp_path / "text.ipynb", tmp_path / "empty.ipynb"]
