@@ -5,14 +5,8 @@ Two processes on one machine, in two terminals (the tests run this case):
     .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 0
     .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 1
 
-The rest of this text no test runs. Under Slurm or Open MPI JAX finds the three by itself, from the
-variables that `srun` or `mpirun` set (`SLURM_JOB_ID`, `SLURM_PROCID` and others):
-
-    srun --ntasks 16 .venv/bin/python tests/many_machines.py
-
-On Kubernetes give them from the job: an indexed Job sets `JOB_COMPLETION_INDEX`, so `--process
-$JOB_COMPLETION_INDEX` and a headless service's name as the coordinator will do. For your own data
-replace the three lines that load the images.
+Not tested: under Slurm JAX finds the three by itself (`srun --ntasks 16 .venv/bin/python
+tests/many_machines.py`). For your own data replace the three lines that load the images.
 """
 
 import argparse
