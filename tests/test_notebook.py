@@ -108,10 +108,8 @@ def test_the_report_is_whole(notebook, report):
     assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)=.https?:", text)
     assert len(re.findall(r'<svg[^>]*aria-label="[^"]', text)) > 40
     assert "$$" not in re.sub(r"(?s)<script.*?</script>", "", text) and "Traceback" not in text
-    shown = sum(len(pngs(cell)) for cell in code_cells(notebook))
-    assert (
-        len(re.findall(r'<img alt="[^"]+" src="data:image/png', text)) == shown + 1 >= 18
-    )  # the head
+    shown = 1 + sum(len(pngs(cell)) for cell in code_cells(notebook))  # 1: at the head
+    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png', text)) == shown >= 18
     folded = sum("jupyter" in cell.metadata for cell in code_cells(notebook))
     assert text.count("<details><summary>code that draws") == folded >= 15
     assert text.count("20/20") == 1
