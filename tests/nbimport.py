@@ -36,7 +36,7 @@ def import_notebook(path, skipped=None):
         source, name = "".join(cell["source"]), f"{path}, cell {number}"
         if cell["cell_type"] != "code" or source.startswith("%%"):
             continue
-        source = re.sub(r"(?m)^\s*[%!?].*$|^.*\?\s*$", "pass", source)
+        source = re.sub(r"(?m)^([ \t]*)(?:[%!?].*|[\w.]+\?+[ \t]*)$", r"\1pass", source)
         linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
         try:
             nodes = ast.parse(source, name).body

@@ -276,6 +276,7 @@ def log_likelihood(params, binary_images):
 def em_step(params, binary_images):
     x = jnp.array(binary_images, dtype=float).reshape(len(binary_images), -1)
     joint = log_joint_prob(params, binary_images)
+    # what does this sum to?
     shares = jnp.exp(joint - jax.scipy.special.logsumexp(joint, axis=1, keepdims=True))
     counts = shares.sum(axis=0)
     means = (shares.T @ x) / counts[:, None]
