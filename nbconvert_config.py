@@ -3,7 +3,7 @@
 Use it with `jupyter nbconvert --config nbconvert_config.py ...`. Equations become drawings,
 labelled with their source; figures get the alternative text of their output's metadata, which
 nbconvert's own template drops; code that only draws is a click away; and the notebook as executed
-lies beside the report. `--to notebook` also renews the moving picture at the notebook's head.
+lies beside the report. `--to notebook` also renews the pictures in figures/.
 """
 
 import base64
@@ -19,6 +19,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
+PICTURES = {"forming": "figures/prototypes.png", "holes-figure": "figures/holes.png"}
 
 
 def draw_equation(tex, inline, size=16):
@@ -87,14 +88,14 @@ class AltText(Preprocessor):
         return cell, resources
 
 
-class HeadPicture(Preprocessor):
-    """Writes figures/prototypes.png, the moving picture of the cell `forming`."""
+class ReadmePictures(Preprocessor):
+    """Writes the pictures that the README shows, from the cells that draw them."""
 
     def preprocess(self, nb, resources):
         for cell in nb.cells:
-            if cell.id == "forming":
+            if cell.id in PICTURES:
                 png = base64.b64decode(cell.outputs[0].data["image/png"])
-                resources.setdefault("outputs", {})["figures/prototypes.png"] = png
+                resources.setdefault("outputs", {})[PICTURES[cell.id]] = png
         return nb, resources
 
 
@@ -107,7 +108,7 @@ c.HTMLExporter.filters = {
 # Preprocessors named here run after the notebook's execution, the default ones before it.
 c.HTMLExporter.preprocessors = [CoalesceStreamsPreprocessor, KeepNotebook, AltText]
 c.HTMLExporter.mathjax_url = c.HTMLExporter.require_js_url = "data:,"
-c.NotebookExporter.preprocessors = [CoalesceStreamsPreprocessor, HeadPicture]
+c.NotebookExporter.preprocessors = [CoalesceStreamsPreprocessor, ReadmePictures]
 c.CoalesceStreamsPreprocessor.enabled = True
 c.NotebookClient.record_timing = False
 if os.name == "posix":

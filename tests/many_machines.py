@@ -17,33 +17,21 @@ import numpy as np
 from nbimport import import_notebook
 
 ROOT = Path(__file__).parent.parent
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--coordinator", help="address:port of process 0")
+parser.add_argument("--processes", type=int, help="how many there are")
+parser.add_argument("--process", type=int, help="which of them this one is")
+parser.add_argument("--deadline", type=int, default=100, help="seconds to wait for one that fails")
+parser.add_argument("--split", default="train", help="of MNIST, for all of them")
+parser.add_argument("--clusters", type=int, default=15)
+parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--save", help="where process 0 saves the mixture (.npz)")
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--coordinator", help="address:port of process 0")
-    parser.add_argument("--processes", type=int, help="how many there are")
-    parser.add_argument("--process", type=int, help="which of them this one is")
-    parser.add_argument(
-        "--deadline", type=int, default=300, help="seconds to wait for a process that fails"
-    )
-    parser.add_argument("--split", default="train", help="of MNIST, for all of them")
-    parser.add_argument("--clusters", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--save", help="where process 0 saves the mixture (.npz)")
-    return parser.parse_args()
-
-
-def main():
-    args = parse_arguments()
-    # On a cluster that JAX knows, it finds the first three by itself.
-    jax.distributed.initialize(
-        args.coordinator,
-        args.processes,
-        args.process,
-        heartbeat_timeout_seconds=min(args.deadline, 100),
-        shutdown_timeout_seconds=args.deadline,
-    )
+def main(args):
+    where = (args.coordinator, args.processes, args.process)
+    limits = ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")
+    jax.distributed.initialize(*where, **dict.fromkeys(limits, args.deadline))
     em = import_notebook(ROOT / "bernoulli_em.ipynb")
 
     splits = em.tfds.even_splits(args.split, jax.process_count(), drop_remainder=True)
@@ -51,8 +39,7 @@ def main():
     local_images, _ = em.tfds_to_numpy(ds)
 
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    images = em.shard_images(mesh, local_images)
-    em_step = em.sharded_em_step(mesh)
+    images, em_step = em.shard_images(mesh, local_images), em.sharded_em_step(mesh)
     # The same key everywhere: all processes start from the same parameters.
     params = em.init_mixture_params(jax.random.key(0), args.clusters, local_images[0].size)
     for _ in range(args.steps):
@@ -65,4 +52,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    main(parser.parse_args())

@@ -35,19 +35,15 @@ def correct_functions(em):
     def e_step(params, images, temperature=1.0):
         x = jnp.asarray(images).reshape(len(images), -1).astype(jnp.float32)
         shares = jax.nn.softmax(log_joint_prob(params, images), axis=1)
-        return em.ExpectedCounts(
-            cluster_counts=shares.sum(axis=0),
-            on_counts=shares.T @ x,
-            off_counts=shares.T @ (1 - x),
-            log_likelihood=log_likelihood(params, images).sum(),
-        )
+        sums = {"cluster_counts": shares.sum(axis=0), "on_counts": shares.T @ x}
+        total = log_likelihood(params, images).sum()
+        return em.ExpectedCounts(**sums, off_counts=shares.T @ (1 - x), log_likelihood=total)
 
     def m_step(counts, pseudo_count=0.0):
         means = counts.on_counts / (counts.on_counts + counts.off_counts)
-        return em.BernoulliMixture(
-            cluster_weights=counts.cluster_counts / counts.cluster_counts.sum(),
-            cluster_means=jnp.clip(means, 1e-6, 1 - 1e-6),
-        )
+        weights = counts.cluster_counts / counts.cluster_counts.sum()
+        means = jnp.clip(means, 1e-6, 1 - 1e-6)
+        return em.BernoulliMixture(cluster_weights=weights, cluster_means=means)
 
     plain = (log_joint_prob, log_likelihood, e_step, m_step)
     return {function.__name__: function for function in plain if function.__name__ in wanted(em)}
