@@ -45,6 +45,7 @@ def make_cases(em, sizes):
         yield case, params, images
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # a cluster may be empty
 def textbook(params, images, pseudo_count=0.0):
     """EM in float64, term by term: (log joint, N, S, weights, means)."""
     weights, means = (np.asarray(field, dtype=np.float64) for field in params.values())
