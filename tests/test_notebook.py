@@ -175,19 +175,15 @@ def test_images_are_shown_in_rows_under_their_labels(em, monkeypatch):
     shape = displayed[-1][0].axes[0].images[0].get_array().shape
     assert shape == (2 * 5, 10 * 6) and em.tile(images, 5).shape == (2 * 5, 5 * 6)
     assert not em.plt.get_fignums()
-    for (figure, metadata), gap, n_columns in zip(displayed, (9, 3, 3), (5, 3, 7)):
+    for (figure, metadata), gap, n_columns in zip(displayed, (9, 9, 3), (5, 3, 7)):
         (axis,) = figure.axes
         assert metadata == {"metadata": {"image/png": {"alt": axis.get_title()}}}
         assert not axis.axison and axis.images[0].get_clim() == (0, 1)
         assert axis.images[0].get_cmap().name == "gray_r"
         picture = np.asarray(axis.images[0].get_array())
-        n_rows = -(-7 // n_columns)
-        assert picture.shape == (n_rows * (2 + gap), n_columns * 6)
+        assert picture.shape == (-(-7 // n_columns) * (2 + gap), n_columns * 6)
         size = np.array(picture.shape[::-1]) / 33 + (0.9, 0.6)  # room for the texts
         np.testing.assert_allclose(figure.get_size_inches(), size)
-        figure.canvas.draw()
-        bottom = axis.title.get_window_extent().y0
-        assert all(text.get_window_extent().y1 <= bottom for text in axis.texts)
         expected = np.zeros_like(picture)
         for i in range(7):
             top, left = i // n_columns * (2 + gap) + gap, i % n_columns * 6 + 3
@@ -195,13 +191,13 @@ def test_images_are_shown_in_rows_under_their_labels(em, monkeypatch):
         np.testing.assert_array_equal(picture, expected)
     labels = displayed[0][0].axes[0].texts
     for i, text in zip(range(7), labels, strict=True):  # above their images, inside the picture
-        x, y = text.get_position()
-        left, top = i % 5 * 6 + 3, i // 5 * 11 + 9
-        assert left < x < left + 3 and top - 4 < y < top and text.get_va() == "bottom"
-        assert text.get_text() == str(i) and text.get_ha() == "center"
+        assert text.get_position() == pytest.approx((i % 5 * 6 + 3.3, i // 5 * 11 + 7.5))
+        assert text.get_text() == str(i)
+        assert (text.get_ha(), text.get_va()) == ("center", "bottom")
     *above, row = displayed[1][0].axes[0].texts
     assert [text.get_text() for text in above] == ["a", "b", "c"] and row.get_text() == "row"
-    assert row.get_position() == pytest.approx((1, 2.75)) and row.get_ha() == "right"
+    assert row.get_position() == pytest.approx((1, 0.55 * 11))
+    assert (row.get_ha(), row.get_va()) == ("right", "center")
 
 
 def names_of(nodes, context):
