@@ -25,15 +25,15 @@ notebook: $(READY) ## open the notebook in JupyterLab
 execute: $(READY) ## run the notebook in place, to renew its committed outputs
 	$(NBCONVERT) --to notebook --execute --inplace bernoulli_em.ipynb
 
-benchmark: $(READY) ## time EM against its bound and two plain versions
+benchmark: $(READY) ## time EM beside a yardstick and a plain version
 	$(BIN)/python tests/benchmark.py
 
 exercise: $(READY) ## make the exercise, Part 1 without its answers, to hand out
 	mkdir -p exercise && cp -r data figures requirements.txt exercise
-	$(BIN)/python tests/make_exercise.py bernoulli_em.ipynb exercise/bernoulli_em.ipynb
+	$(BIN)/python tests/coursework.py make bernoulli_em.ipynb exercise/bernoulli_em.ipynb
 
 mark: $(READY) ## mark a solution: make mark NOTEBOOK=path/to/theirs.ipynb
-	@$(BIN)/python tests/mark.py "$(NOTEBOOK)"
+	@$(BIN)/python tests/coursework.py mark "$(NOTEBOOK)"
 
 lock: $(READY) ## renew requirements.txt from environment.yml
 	$(BIN)/python -m pip install --quiet uv

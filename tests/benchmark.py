@@ -1,21 +1,17 @@
 """Time EM on the 60,000 training images: `make benchmark`.
 
 Everything is timed in turn, round after round, so that a machine's changes of speed meet all alike;
-the medians are printed, and their ratios. The yardstick of a function is the time of its matrix
-products' operations at the rate of a large square float32 product of the same round (thin products
-run below that rate, some run above it). The plain step is EM as one writes it first.
+the medians are printed. A function's yardstick is the time of its matrix products' operations at
+the rate of a large square float32 product of the same round (thin products run below that rate,
+some run above it). The plain step is EM as one writes it first.
 """
 
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from nbimport import import_notebook
-
-ROOT = Path(__file__).parent.parent
-SQUARE = 4096
+from nbimport import ROOT, import_notebook
 
 
 @jax.jit
@@ -29,27 +25,22 @@ def plain_em_step(params, images):
     return params.replace(cluster_weights=n_k / n_k.sum(), cluster_means=means)
 
 
-def main():
-    em = import_notebook(ROOT / "bernoulli_em.ipynb")
-    ds = em.tfds.load("mnist", split="train", data_dir=ROOT / "data")
-    images = jnp.asarray(em.tfds_to_numpy(ds)[0])
-    square, multiply = jnp.ones((SQUARE, SQUARE)), jax.jit(lambda a, _: a @ a)
-    calls = [(multiply, 0), (em.em_step, 2), (em.log_likelihood, 1), (plain_em_step, 2)]
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; ms (times the yardstick)")
-    print("clusters         em_step  log_likelihood  plain em_step")
-    for n_clusters, n_rounds in ((15, 15), (100, 9), (500, 5)):
-        params = em.init_mixture_params(jax.random.key(0), n_clusters, images[0].size)
-        seconds = np.zeros((n_rounds + 1, len(calls)))
-        for one_round in seconds:
-            for i, (call, n_products) in enumerate(calls):
-                start = time.perf_counter()
-                jax.block_until_ready(call(params if n_products else square, images))
-                one_round[i] = time.perf_counter() - start
-        one, *others = np.median(seconds[1:], axis=0)  # the first round warms up
-        product = images.size * n_clusters * one / SQUARE**3
-        cells = [(s, s / n / product) for s, (_, n) in zip(others, calls[1:], strict=True)]
-        print(f"{n_clusters:8}", *(f"{1e3 * s:6.1f} ({ratio:5.2f})" for s, ratio in cells))
-
-
-if __name__ == "__main__":
-    main()
+em = import_notebook()
+ds = em.tfds.load("mnist", split="train", data_dir=ROOT / "data")
+images = jnp.asarray(em.tfds_to_numpy(ds)[0])
+square, multiply = jnp.ones((4_096, 4_096)), jax.jit(lambda a, _: a @ a)
+calls = [(multiply, 0), (em.em_step, 2), (em.log_likelihood, 1), (plain_em_step, 2)]
+print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}; ms (times the yardstick)")
+print("clusters         em_step  log_likelihood  plain em_step")
+for n_clusters, n_rounds in ((15, 15), (100, 9), (500, 5)):
+    params = em.init_mixture_params(jax.random.key(0), n_clusters, images[0].size)
+    seconds = np.zeros((n_rounds + 1, len(calls)))
+    for one_round in seconds:
+        for i, (call, n_products) in enumerate(calls):
+            start = time.perf_counter()
+            jax.block_until_ready(call(params if n_products else square, images))
+            one_round[i] = time.perf_counter() - start
+    one, *others = np.median(seconds[1:], axis=0)  # the first round warms up
+    product = images.size * n_clusters * one / len(square) ** 3
+    cells = [(s, s / n / product) for s, (_, n) in zip(others, calls[1:], strict=True)]
+    print(f"{n_clusters:8}", *(f"{1e3 * s:6.1f} ({ratio:5.2f})" for s, ratio in cells))

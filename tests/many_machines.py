@@ -1,22 +1,19 @@
 """EM on MNIST as one of many processes, each of which reads its own part of the images.
 
-Two processes on one machine, in two terminals (the tests run this case):
+Two processes on one machine, in two terminals (the tests run this case), the second with 1 last:
 
     .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 0
-    .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 1
 
 Not tested: under Slurm JAX finds the three by itself (`srun --ntasks 16 .venv/bin/python
 tests/many_machines.py`). For your own data replace the three lines that load the images.
 """
 
 import argparse
-from pathlib import Path
 
 import jax
 import numpy as np
-from nbimport import import_notebook
+from nbimport import ROOT, import_notebook
 
-ROOT = Path(__file__).parent.parent
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--coordinator", help="address:port of process 0")
 parser.add_argument("--processes", type=int, help="how many there are")
@@ -26,30 +23,24 @@ parser.add_argument("--split", default="train", help="of MNIST, for all of them"
 parser.add_argument("--clusters", type=int, default=15)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--save", help="where process 0 saves the mixture (.npz)")
+args = parser.parse_args()
 
+limits = dict.fromkeys(("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), args.deadline)
+jax.distributed.initialize(args.coordinator, args.processes, args.process, **limits)
+em = import_notebook()
 
-def main(args):
-    where = (args.coordinator, args.processes, args.process)
-    limits = ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")
-    jax.distributed.initialize(*where, **dict.fromkeys(limits, args.deadline))
-    em = import_notebook(ROOT / "bernoulli_em.ipynb")
+splits = em.tfds.even_splits(args.split, jax.process_count(), drop_remainder=True)
+ds = em.tfds.load("mnist", split=splits[jax.process_index()], data_dir=ROOT / "data")
+local_images, _ = em.tfds_to_numpy(ds)
 
-    splits = em.tfds.even_splits(args.split, jax.process_count(), drop_remainder=True)
-    ds = em.tfds.load("mnist", split=splits[jax.process_index()], data_dir=ROOT / "data")
-    local_images, _ = em.tfds_to_numpy(ds)
-
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
-    images, em_step = em.shard_images(mesh, local_images), em.sharded_em_step(mesh)
-    # The same key everywhere: all processes start from the same parameters.
-    params = em.init_mixture_params(jax.random.key(0), args.clusters, local_images[0].size)
-    for _ in range(args.steps):
-        # Waiting at each step lets another process's failure end this one here.
-        params = jax.block_until_ready(em_step(params, images))
-    if jax.process_index() == 0:
-        print(f"{len(images)} images on {jax.device_count()} devices, done")
-        if args.save:
-            np.savez(args.save, **params)
-
-
-if __name__ == "__main__":
-    main(parser.parse_args())
+mesh = jax.make_mesh((jax.device_count(),), ("data",))
+images, em_step = em.shard_images(mesh, local_images), em.sharded_em_step(mesh)
+# The same key everywhere: all processes start from the same parameters.
+params = em.init_mixture_params(jax.random.key(0), args.clusters, local_images[0].size)
+for _ in range(args.steps):
+    # Waiting at each step lets another process's failure end this one here.
+    params = jax.block_until_ready(em_step(params, images))
+if jax.process_index() == 0:
+    print(f"{len(images)} images on {jax.device_count()} devices, done")
+    if args.save:
+        np.savez(args.save, **params)
