@@ -11,21 +11,21 @@ from nbimport import ROOT, import_notebook
 
 
 @pytest.fixture(scope="session", autouse=True)
-def run(request, tmp_path_factory):
+def report_process(request, tmp_path_factory):
     """Starts `make report`, without a network, beside the first tests if a later one needs it."""
     needed = any("report" in item.fixturenames for item in request.session.items)
     folder, proxy = tmp_path_factory.mktemp("report"), "http://127.0.0.1:9"
     env = os.environ | {"http_proxy": proxy, "https_proxy": proxy, "XLA_FLAGS": ""}
     command = ["make", "report", f"REPORT={folder}", f"BIN={Path(sys.executable).parent}"]
     command += ["-o", ".venv/.made-from-the-lock"]  # this environment will do
-    with subprocess.Popen(command if needed else ["true"], cwd=ROOT, env=env) as process:
+    with subprocess.Popen(command if needed else "true", cwd=ROOT, env=env) as process:
         yield folder, process
 
 
 @pytest.fixture(scope="session")
-def report(run):
+def report(report_process):
     """A folder with the report that `make report` writes, and the notebook as it executed it."""
-    folder, process = run
+    folder, process = report_process
     assert process.wait() == 0
     return folder
 

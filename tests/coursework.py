@@ -2,7 +2,7 @@
 
 The exercise is Part 1, where functions in cells tagged `answer` lose their bodies, and prose
 between `<!-- answer -->` and `<!-- end -->` goes. Each function of a solution is checked in its
-own process, with a time limit; other functions that it calls are those of `solution.ipynb`.
+own process, with a time limit; it calls those of `solution.ipynb`, but in em_step's NaN check.
 """
 
 import ast
@@ -35,7 +35,7 @@ def without_body(source):
     return "\n".join([*kept, "    raise NotImplementedError"])
 
 
-def make(notebook):
+def make_exercise(notebook):
     """Turn the notebook into the exercise."""
     del notebook.cells[[cell.id for cell in notebook.cells].index("part-2") :]
     for cell in notebook.cells:
@@ -60,6 +60,7 @@ def mark(path, name):
     em, solution = (import_notebook(p, skipped=[]) for p in (path, SOLUTION))
     if not hasattr(em, name):
         return f"not written ({HINT})"
+    vars(solution).update((k, v) for k, v in vars(em).items() if isinstance(v, type))  # theirs
     vars(em).update({other: getattr(solution, other) for other in wanted(em) if other != name})
     try:
         CHECKS[name](em)
@@ -69,11 +70,11 @@ def mark(path, name):
     except NotImplementedError:
         return "not written"
     except AssertionError as error:
-        return f"wrong: {error}"
+        return " ".join(f"wrong: {error}".split())
+    except NameError as error:
+        return f"wrong: NameError: {error} ({HINT}: define it by a constant, or in the function)"
     except Exception as error:  # noqa: BLE001 (theirs, whatever it is)
-        hint = f" ({HINT}: define it by a constant, or in the function)"
-        first_line = f"wrong: {type(error).__name__}: {error}".splitlines()[0]
-        return first_line + hint * isinstance(error, NameError)
+        return f"wrong: {type(error).__name__}: {error}".splitlines()[0]
     return "right"
 
 
@@ -94,13 +95,13 @@ def mark_all(path):
     try:
         em = import_notebook(path, skipped)
     except (OSError, ValueError, LookupError, TypeError):
-        sys.exit(f"'{path}' can't be marked: name one notebook (.ipynb), not empty or cut off")
+        sys.exit(f"'{path}' can't be marked: is it a whole .ipynb file?")
     if not hasattr(em, "BernoulliMixture"):
-        sys.exit(f"{path} can't be marked: it defines no BernoulliMixture")
-    names = wanted(em)
+        sys.exit(f"'{path}' can't be marked: it defines no BernoulliMixture; left out: {skipped}")
     with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(lambda name: mark_apart(path, name), names):
-            print(f"{names[len(marks)]:20} {result}", flush=True)
+        results = pool.map(lambda name: mark_apart(path, name), wanted(em))
+        for name, result in zip(wanted(em), results):
+            print(f"{name:20} {result}", flush=True)
             marks.append(result)
     right = marks.count("right")
     print(f"{right} of {len(marks)} right")
@@ -112,8 +113,10 @@ def mark_all(path):
 if __name__ == "__main__":
     match sys.argv[1:]:
         case "make", source, target:
-            nbformat.write(make(nbformat.read(source, as_version=4)), target)
+            nbformat.write(make_exercise(nbformat.read(source, as_version=4)), target)
         case "mark", path, name:
             print(mark(path, name))
+        case "mark", path:
+            mark_all(path)
         case _:
-            mark_all("".join(sys.argv[2:]))
+            sys.exit(__doc__)

@@ -1,6 +1,6 @@
 """EM on MNIST as one of many processes, each of which reads its own part of the images.
 
-Two processes on one machine, in two terminals (the tests run this case), the second with 1 last:
+Two processes on one machine: this in one terminal, and with `--process 1` in another (tested):
 
     .venv/bin/python tests/many_machines.py --coordinator 127.0.0.1:1234 --processes 2 --process 0
 

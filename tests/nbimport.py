@@ -18,8 +18,9 @@ CHEAP = {"jit", "partial", "vmap", "len", "range", "log", "float", "int", "tuple
 def is_cheap(node):
     """Whether node binds names without a call, or with cheap ones; a lambda's body runs later."""
     later = isinstance(getattr(node, "value", None), ast.Lambda)
-    calls = [] if later else re.findall(r"(\w+)\(", ast.unparse(node))
-    return isinstance(node, (ast.Assign, ast.AnnAssign)) and set(calls) <= CHEAP
+    calls = [] if later else [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+    names = {getattr(call, "attr", getattr(call, "id", None)) for call in calls}
+    return isinstance(node, (ast.Assign, ast.AnnAssign)) and names <= CHEAP
 
 
 def import_notebook(path=ROOT / "bernoulli_em.ipynb", skipped=None):

@@ -67,10 +67,10 @@ def test_fit_ends_for_each_of_its_reasons(em, images, start, pseudo_count):
 
 def test_fit_says_when_its_objective_falls_or_is_nan(em, images, start, monkeypatch):
     top = em.fit(start, images, tolerance=0.01).params
-    counts, refused = em.e_step(top, images), pytest.raises(FloatingPointError, match="no mixture")
+    counts, refused = em.e_step(top, images), pytest.raises(FloatingPointError)
     with pytest.raises(FloatingPointError, match="is nan.*no mixture"):
         em.fit(top.replace(cluster_means=top.cluster_means * jnp.nan), images)
-    with refused:
+    with pytest.raises(FloatingPointError, match="no mixture"):
         em.fit(top.replace(cluster_weights=top.cluster_weights * 1e30), images)
     # A fall of 5e-5 of the objective is one, a fall of 5e-6 may be rounding.
     for fall, error in ((5e-5, refused), (5e-6, contextlib.nullcontext())):
@@ -81,7 +81,7 @@ def test_fit_says_when_its_objective_falls_or_is_nan(em, images, start, monkeypa
 
 
 def test_run_em_takes_one_step_at_each_temperature(em, images, start):
-    """And starts side by side are as many alone."""
+    """And two starts side by side equal each alone."""
     temperatures, expected = np.array([3.0, 2.0, 1.0]), start
     found, curve = em.run_em(start, images, temperatures, 0.1)
     for temperature, value in zip(temperatures, curve, strict=True):
@@ -89,10 +89,9 @@ def test_run_em_takes_one_step_at_each_temperature(em, images, start):
         expected = em.em_step(expected, images, 0.1, temperature)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
     stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
-    both, curves = jax.vmap(em.run_em, in_axes=(0, None, None))(stack, images, np.ones(2))
-    assert curves.shape == (2, 2)
-    two = em.em_step(em.em_step(start, images), images)
-    chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[1], both), two, rtol=1e-4, atol=1e-5)
+    both = jax.vmap(em.run_em, in_axes=(0, None, None))(stack, images, np.ones(2))
+    second, alone = jax.tree.map(lambda leaf: leaf[1], both), em.run_em(start, images, np.ones(2))
+    chex.assert_trees_all_close(second, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(8,), (2, 4)])
@@ -114,8 +113,7 @@ def test_samples_follow_the_parameters(em):
     params, n = make_mixture(em, 4, 8), 40_000
     images, clusters = em.sample_images(jax.random.key(0), params, n)
     assert images.dtype == bool and images.shape == (n, 8)
-    shares = np.bincount(clusters, minlength=4) / n
-    np.testing.assert_allclose(shares, params.cluster_weights, atol=0.012)
+    np.testing.assert_allclose(np.bincount(clusters) / n, params.cluster_weights, atol=0.012)
     means = np.stack([images[clusters == k].mean(axis=0) for k in range(4)])
     np.testing.assert_allclose(means, params.cluster_means, atol=0.04)
     # Eight equal clusters of fair coins: one key for both draws would tie them.
@@ -128,7 +126,7 @@ def test_samples_follow_the_parameters(em):
 def test_a_class_s_prior_counts(em):
     params, images = make_mixture(em, 4, 8), EVERY_IMAGE
     other = params.replace(cluster_means=1 - params.cluster_means)
-    for shares in ([0.9, 0.1], [0.9005, 0.1], [1.0, 0.0]):  # nearly 1 in sum will do, 0 as well
+    for shares in ([0.9, 0.1], [0.908, 0.1], [1.0, 0.0]):  # nearly 1 in sum will do, 0 as well
         log_joint = em.class_log_joint([params, other], shares, images)
         columns = [em.log_likelihood(p, images) for p in (params, other)]
         np.testing.assert_allclose(log_joint, np.stack(columns, 1) + np.log(shares), rtol=1e-5)
