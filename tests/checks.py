@@ -121,7 +121,7 @@ def em_step(em, sizes=SMALL, pseudo_count=0.0, atol=1e-4):
         found = em.em_step(params, images, *prior)
         agree(case, textbook(params, images, pseudo_count)[2], found, atol=atol)
         before = -np.inf
-        for step in range(21):
+        for step in range(16):
             means = np.clip(np.asarray(params.cluster_means, dtype=np.float64), 1e-6, 1 - 1e-6)
             total = textbook(params.replace(cluster_means=means), images)[1]["log_likelihood"]
             total += pseudo_count * (np.log(means) + np.log1p(-means)).sum()

@@ -2,7 +2,7 @@
 
 The exercise is Part 1, where functions in cells tagged `answer` lose their bodies, and prose
 between `<!-- answer -->` and `<!-- end -->` goes. Each function of a solution is checked in its
-own process, with a time limit; it calls those of `solution.ipynb`, but in em_step's NaN check.
+own process, with a time limit; the others that it calls are lent by `solution.ipynb`.
 """
 
 import ast
