@@ -61,7 +61,7 @@ def test_fit_ends_for_each_of_its_reasons(em, images, start, pseudo_count):
     by_default = np.diff(em.fit(start, images[:200], pseudo_count).curve)
     assert 0 <= by_default[-1] < 0.001 <= by_default[:-1].min()
     assert len(em.fit(start, images[:20], pseudo_count, tolerance=-1.0).curve) == 500
-    nearly = start.replace(cluster_weights=jnp.array([0.2] * 4 + [0.2003]))  # 1 in sum
+    nearly = start.replace(cluster_weights=jnp.array([0.2] * 4 + [0.2003]))  # in sum nearly 1
     assert em.fit(nearly, images[:200], pseudo_count, max_steps=4)
 
 
@@ -81,14 +81,13 @@ def test_fit_says_when_its_objective_falls_or_is_nan(em, images, start, monkeypa
 
 
 def test_run_em_takes_one_step_at_each_temperature(em, images, start):
-    """And two starts side by side equal each alone."""
     temperatures, expected = np.array([3.0, 2.0, 1.0]), start
     found, curve = em.run_em(start, images, temperatures, 0.1)
     for temperature, value in zip(temperatures, curve, strict=True):
         agree("curve", em.log_likelihood(expected, images).mean(), value)
         expected = em.em_step(expected, images, 0.1, temperature)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
-    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), start)  # side by side, as alone
     both = jax.vmap(em.run_em, in_axes=(0, None, None))(stack, images, np.ones(2))
     second, alone = jax.tree.map(lambda leaf: leaf[1], both), em.run_em(start, images, np.ones(2))
     chex.assert_trees_all_close(second, alone, rtol=1e-4, atol=1e-5)

@@ -17,13 +17,14 @@ from matplotlib.image import imread
 from nbimport import ROOT, import_notebook
 
 NUMBER = re.compile(r"-?\d+(?:\.(\d+))?")
-KNOWN = "60,000 10,000 70,000 28 784 255 2,000 20,000"  # of the data, wherever quoted
+KNOWN = "60,000 10,000 70,000 28 784 255 2,000"  # of the data, wherever quoted
 # Numbers that a cell's prose derives, or quotes from a source it names.
 SOURCED = {
     "start-after": "-0.738 -0.693 -579 -543.4",  # 2 * the integral of log; log(1/2)
     "underflow": "-103 -158",  # the log of the smallest float32; section 6
     "vote-after": "0.01 0.1 -206.04 -195.05",  # measured on a CPU, outside the notebook
-    "published-before": "-168.95 -142.63 -137.64 4.1 1000",
+    "published-before": "-168.95 -142.63 -137.64 4.1 1000 20000",  # len(fit_images)
+    "online-before": "20000",  # the same
     "restarts-after": "-157.68 -157.48",  # measured on a CPU, outside the notebook
     "published-after": "128 1024 1000 16000",  # so was that with 16,000 images
     "keep-text": "12.0 5.0",
@@ -148,7 +149,7 @@ def test_images_are_shown_in_rows_under_their_labels():
             top, left = i // n_columns * (2 + gap) + gap, i % n_columns * 6 + 3
             expected[top : top + 2, left : left + 3] = (i + 1) / 20
         np.testing.assert_array_equal(image.get_array(), expected)
-        size = np.add(expected.shape[::-1], (0.9 * 33, 0.6 * 33)) / 33  # room for texts
+        size = np.flip(expected.shape) / 33 + (0.9, 0.6)  # room for texts
         np.testing.assert_allclose(figure.get_size_inches(), size)
         places = [(i % n_columns * 6 + 3.3, i // n_columns * 11 + 7.5) for i in range(len(labels))]
         wanted = [(str(a), "center", "bottom", xy) for a, xy in zip(labels, places)]
