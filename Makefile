@@ -22,18 +22,22 @@ test: $(READY) ## run the tests
 notebook: $(READY) ## open the notebook in JupyterLab
 	$(BIN)/jupyter lab bernoulli_em.ipynb
 
-execute: $(READY) ## run the notebook in place, to renew its committed outputs
-	$(NBCONVERT) --to notebook --execute --inplace bernoulli_em.ipynb
+execute: $(READY) ## run the notebook in place, to renew its outputs and figures/
+	$(NBCONVERT) --to notebook --execute --inplace \
+		--ReadmePictures.folder=figures bernoulli_em.ipynb
 
 benchmark: $(READY) ## time EM beside a yardstick and a plain version
 	$(BIN)/python tests/benchmark.py
 
 exercise: $(READY) ## make the exercise, Part 1 without its answers, to hand out
 	mkdir -p exercise && cp -r data figures requirements.txt exercise
-	$(BIN)/python tests/coursework.py make bernoulli_em.ipynb exercise/bernoulli_em.ipynb
+	$(BIN)/python tests/exercise.py bernoulli_em.ipynb exercise/bernoulli_em.ipynb
 
+mark: SECONDS := 60 # for each test
 mark: $(READY) ## mark a solution: make mark NOTEBOOK=path/to/theirs.ipynb
-	@$(BIN)/python tests/coursework.py mark "$(NOTEBOOK)"
+	$(if $(NOTEBOOK),,$(error name a notebook: make mark NOTEBOOK=path/to/theirs.ipynb))
+	@$(BIN)/python -m pytest tests/test_em.py --notebook="$(NOTEBOOK)" --timeout=$(SECONDS) \
+		-vv --no-header --tb=no --assert=plain
 
 lock: $(READY) ## renew requirements.txt from environment.yml
 	$(BIN)/python -m pip install --quiet uv

@@ -1,71 +1,89 @@
 """How nbconvert runs the notebook and writes its report: one file, no network.
 
-Use it with `jupyter nbconvert --config nbconvert_config.py ...`. Equations become drawings,
-labelled with their source; figures get the alternative text of their output's metadata, which
-nbconvert's own template drops; code that only draws is a click away; and the notebook as executed
-lies beside the report. `--to notebook` also renews the pictures in figures/.
+`make report` says `jupyter nbconvert --config nbconvert_config.py --to html --execute`.
+In the report equations are drawings, labelled with their source; figures keep their
+alternative text and their size; code that only draws is a click away; and the notebook
+as it was executed lies beside it.
+
+`make execute` runs the notebook in place, and renews the pictures of the README, too.
 """
 
 import base64
 import html
-import os
+from xml.etree import ElementTree
 
 import nbformat
 import ziamath
-from markupsafe import Markup
+from jinja2 import pass_context
 from nbconvert.filters import clean_html
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
+from traitlets import Unicode
 
-ROOT = os.path.dirname(os.path.abspath(__file__))
-PICTURES = {"forming": "figures/prototypes.png", "holes-figure": "figures/holes.png"}
+README_PICTURES = {"forming": "prototypes.png", "holes-figure": "holes.png"}
 
 
-def draw_equation(tex, inline, size=16):
+def draw_equation(tex, inline):
     """An equation as an SVG, which looks the same in every browser."""
-    equation = ziamath.Latex(tex, size=size, inline=inline)
-    label = html.escape(" ".join(tex.split()))
-    style = f"vertical-align:{equation.getyofst():.1f}px" if inline else "min-width:max-content"
-    return equation.svg().replace(
-        "<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1
-    )
+    equation = ziamath.Latex(tex, size=16, inline=inline)
+    svg = equation.svgxml()
+    svg.set("role", "img")
+    svg.set("aria-label", " ".join(tex.split()))
+    if inline:
+        svg.set("style", f"vertical-align:{equation.getyofst():.1f}px")
+    else:
+        svg.set("style", "min-width:max-content")
+    return ElementTree.tostring(svg, encoding="unicode")
 
 
 class EquationRenderer(IPythonRenderer):
-    """Renders Markdown with its equations as drawings."""
+    """nbconvert's Markdown, with equations as drawings."""
 
     def block_math(self, body):
-        return f'<div style="overflow-x:auto">{draw_equation(body, inline=False)}</div>'
+        equation = draw_equation(body, inline=False)
+        return f'<span style="display:block;overflow-x:auto">{equation}</span>'
 
     def inline_math(self, body):
         return draw_equation(body, inline=True)
 
-    def block_html(self, html):
-        """As it stands: nbconvert would close each tag in the paragraph that opens it."""
-        return html
+    # To embed images nbconvert parses each piece of HTML by itself, and so closes, say,
+    # a <details> where its first paragraph ends. Only pieces with an image need that.
+
+    def block_html(self, source):
+        return super().block_html(source) if "<img" in source else source
+
+    def inline_html(self, source):
+        return super().inline_html(source) if "<img" in source else source
 
 
-def markdown_to_html(source):
-    renderer = EquationRenderer(escape=False, embed_images=True, path=ROOT)
+@pass_context
+def markdown_to_html(context, source):
+    """Markdown as HTML, with the images of the notebook's folder in it."""
+    folder = context["resources"]["metadata"]["path"]
+    renderer = EquationRenderer(escape=False, embed_images=True, path=folder)
     return MarkdownWithMath(renderer=renderer).render(source)
 
 
 def highlight_code(source, language=None, metadata=None):
-    """A cell's code; folded if the notebook hides it."""
+    """A cell's code; a click away if the notebook hides it."""
     code = Highlight2HTML(pygments_lexer="ipython3")(source, language, metadata)
-    if (metadata or {}).get("jupyter", {}).get("source_hidden"):
-        return Markup(f"<details><summary>code that draws</summary>{code}</details>")
-    return code
+    if not (metadata or {}).get("jupyter", {}).get("source_hidden"):
+        return code
+    summary = "code that draws"
+    first_line = source.partition("\n")[0]
+    if first_line.startswith("# draws: "):
+        summary = first_line.removeprefix("# ")
+    return f"<details><summary>{html.escape(summary)}</summary>{code}</details>"
 
 
 def clean_unless_folded(element):
-    """nbconvert's own cleaning, which would spell out what highlight_code folds."""
+    """nbconvert's own cleaning of code, which would spell out what we fold."""
     return element if str(element).startswith("<details>") else clean_html(element)
 
 
 class KeepNotebook(Preprocessor):
-    """Writes the notebook as executed beside the report."""
+    """Writes the notebook as it was executed beside the report."""
 
     def preprocess(self, nb, resources):
         name = resources["metadata"]["name"] + ".ipynb"
@@ -73,30 +91,47 @@ class KeepNotebook(Preprocessor):
         return nb, resources
 
 
-class AltText(Preprocessor):
-    """Turns each PNG output into an <img> that carries its alternative text."""
+class DescribedFigures(Preprocessor):
+    """Makes a PNG an <img> with its alternative text, which nbconvert drops.
+
+    A PNG beside HTML is only shown where no HTML can be: it stays as it is.
+    """
 
     def preprocess_cell(self, cell, resources, index):
         for output in cell.get("outputs", []):
-            png = output.get("data", {}).get("image/png")
-            if png:
-                fallback = output.data.get("text/plain", "A figure")
-                alt = output.metadata.get("image/png", {}).get("alt", fallback)
-                output.data["text/html"] = (
-                    f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{png.strip()}">'
-                )
+            data = output.get("data", {})
+            about = output.get("metadata", {}).get("image/png", {})
+            if "image/png" in data and "text/html" not in data and "alt" in about:
+                data["text/html"] = figure_to_html(data["image/png"], about)
         return cell, resources
+
+
+def figure_to_html(png, about):
+    """An <img> as its output's metadata describe it, never wider than its column."""
+    image = ElementTree.Element("img", alt=about["alt"])
+    for side in ("width", "height"):
+        if side in about:
+            image.set(side, str(about[side]))
+    image.set("style", "max-width:100%;height:auto")
+    image.set("src", f"data:image/png;base64,{png.strip()}")
+    return ElementTree.tostring(image, encoding="unicode", method="html")
 
 
 class ReadmePictures(Preprocessor):
     """Writes the pictures that the README shows, from the cells that draw them."""
 
-    def preprocess(self, nb, resources):
-        for cell in nb.cells:
-            if cell.id in PICTURES:
-                png = base64.b64decode(cell.outputs[0].data["image/png"])
-                resources.setdefault("outputs", {})[PICTURES[cell.id]] = png
-        return nb, resources
+    folder = Unicode(
+        help="Where to write them, as seen from the notebook; empty: don't."
+    ).tag(config=True)
+
+    def preprocess_cell(self, cell, resources, index):
+        if self.folder and cell.id in README_PICTURES:
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    path = f"{self.folder}/{README_PICTURES[cell.id]}"
+                    png = base64.b64decode(output.data["image/png"])
+                    resources.setdefault("outputs", {})[path] = png
+        return cell, resources
 
 
 c = get_config()  # noqa: F821 (nbconvert defines it)
@@ -105,11 +140,14 @@ c.HTMLExporter.filters = {
     "highlight_code": highlight_code,
     "clean_html": clean_unless_folded,
 }
-# Preprocessors named here run after the notebook's execution, the default ones before it.
-c.HTMLExporter.preprocessors = [CoalesceStreamsPreprocessor, KeepNotebook, AltText]
-c.HTMLExporter.mathjax_url = c.HTMLExporter.require_js_url = "data:,"
+# Those named here run after the notebook; nbconvert's own ones run before it.
+c.HTMLExporter.preprocessors = [
+    CoalesceStreamsPreprocessor,
+    KeepNotebook,
+    DescribedFigures,
+]
 c.NotebookExporter.preprocessors = [CoalesceStreamsPreprocessor, ReadmePictures]
-c.CoalesceStreamsPreprocessor.enabled = True
+c.HTMLExporter.mathjax_url = "data:,"  # nothing to fetch
+c.HTMLExporter.require_js_url = "data:,"
 c.NotebookClient.record_timing = False
-if os.name == "posix":
-    c.KernelManager.transport = "ipc"  # its default, TCP, warns
+c.KernelManager.transport_encryption = "auto"  # unencrypted TCP, its default, warns

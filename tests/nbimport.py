@@ -1,7 +1,8 @@
 """Import what a notebook defines, without running what it computes.
 
-Taken are imports, functions, classes, and assignments of plain values, lambdas and jitted
-functions. Whatever fails, in somebody else's notebook, is left out with a warning.
+Taken are functions and classes, the imports that they need, and assignments of plain
+values, lambdas and jitted functions. What fails is left out, with a warning that names its
+cell: the notebook may be somebody else's.
 """
 
 import ast
@@ -17,21 +18,20 @@ ROOT = Path(__file__).resolve().parent.parent
 IMPORTS = (ast.Import, ast.ImportFrom)
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 ASSIGNMENTS = (ast.Assign, ast.AnnAssign)
+NAMES = (ast.Name, ast.Tuple, ast.List, ast.expr_context)
 PLAIN = (
+    *NAMES,
     ast.Constant,
-    ast.Tuple,
-    ast.List,
     ast.Set,
     ast.Dict,
     ast.UnaryOp,
     ast.BinOp,
-    ast.Name,
     ast.Attribute,
     ast.unaryop,
     ast.operator,
-    ast.expr_context,
 )
 WRAPPERS = {"jit", "vmap", "partial"}  # calls that only make a function of another
+PYTHON_CELLS = {"%%capture", "%%time", "%%prun"}  # magics of a cell that is Python
 
 
 def import_notebook(path=ROOT / "bernoulli_em.ipynb"):
@@ -39,117 +39,122 @@ def import_notebook(path=ROOT / "bernoulli_em.ipynb"):
 
     Raises ValueError if path isn't a whole notebook.
     """
-    # No name that an import statement could ask for: a notebook may be called jax.ipynb.
-    module = types.ModuleType(Path(path).name)
-    sys.modules[module.__name__] = module
-    nodes = []  # (cell number, file name, statement)
+    statements = []  # (cell number, file name, syntax tree)
     for number, source in code_cells(path):
         file_name = f"{path}, cell {number}"
-        with_numbers = source.splitlines(keepends=True)
-        linecache.cache[file_name] = (len(source), None, with_numbers, file_name)
+        lines = source.splitlines(keepends=True)
+        linecache.cache[file_name] = (len(source), None, lines, file_name)
         try:
             tree = parse_cell(source, file_name)
         except SyntaxError as error:
-            leave_out(number, error)
+            leave_out(number, error.lineno, error)
             continue
-        nodes += [(number, file_name, node) for node in tree.body]
+        for node in tree.body:
+            if is_wanted(node):
+                statements.append((number, file_name, node))
 
-    read = names_that_definitions_read([node for _, _, node in nodes])
-    for number, file_name, node in nodes:
+    # No name that an import statement could ask for: a notebook may be called jax.ipynb.
+    module = types.ModuleType(Path(path).name)
+    sys.modules[module.__name__] = module  # dataclasses look there
+    names = names_in(node for _, _, node in statements)
+    for number, file_name, node in statements:
         if isinstance(node, IMPORTS):
-            node = needed_part(node, read)
-        if node is None or not is_wanted(node):
-            continue
+            keep_needed(node, names)
+            if not node.names:
+                continue
         try:
             code = compile(ast.Module([node], []), file_name, "exec")
-            exec(code, vars(module))  # noqa: S102 (importing a notebook is running its definitions)
-        except Exception as error:  # noqa: BLE001 (somebody else's, whatever it is)
-            computed = isinstance(node, ASSIGNMENTS) and isinstance(error, NameError)
-            if (
-                not computed
-            ):  # an assignment that needs what only a run computes isn't plain
-                leave_out(number, error)
+            exec(code, vars(module))  # noqa: S102 (that is what importing is)
+        except Exception as error:  # noqa: BLE001 (theirs, whatever it is)
+            if isinstance(node, ASSIGNMENTS) and isinstance(error, NameError):
+                continue  # of a name that only a run binds
+            leave_out(number, node.lineno, error)
     return module
 
 
 def code_cells(path):
-    """The (number, source) of each code cell, numbered from 1 among all cells."""
+    """The (number, source) of each code cell; numbers count all cells, from 1."""
+    found = []
     try:
         notebook = json.loads(Path(path).read_text(encoding="utf-8"))
-        cells = notebook["cells"]
-        sources = ["".join(cell["source"]) for cell in cells]
+        for number, cell in enumerate(notebook["cells"], start=1):
+            source = "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                found.append((number, source))
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(
-            f"'{path}' is not a whole notebook: name an .ipynb file"
+            f"'{path}' can't be read as a notebook: name a whole .ipynb file"
         ) from None
-    for number, (cell, source) in enumerate(zip(cells, sources), start=1):
-        if cell["cell_type"] == "code":
-            yield number, source
+    return found
 
 
 def parse_cell(source, file_name):
     """The syntax tree of a cell, in which IPython's magics have become calls."""
-    if source.lstrip().startswith("%%"):  # %%capture or %%time; what follows is Python
-        _, _, source = source.lstrip().partition("\n")
+    first_line, _, rest = source.partition("\n")
+    if first_line.startswith("%%"):
+        magic = first_line.split()[0]
+        # An empty first line, so that line numbers stay.
+        source = "\n" + rest if magic in PYTHON_CELLS else ""
     try:
         return ast.parse(source, file_name)
     except SyntaxError:
-        from IPython.core.inputtransformer2 import (
-            TransformerManager,  # slow, seldom needed
-        )
+        # Slow to import, and seldom needed.
+        from IPython.core.inputtransformer2 import TransformerManager
 
         return ast.parse(TransformerManager().transform_cell(source), file_name)
 
 
-def leave_out(number, error):
+def leave_out(number, line, error):
     """Warn that a cell, or a statement of it, isn't imported."""
     warnings.warn(
-        f"cell {number} left out: {type(error).__name__}: {error}", stacklevel=3
+        f"cell {number}, line {line} left out: {type(error).__name__}: {error}",
+        stacklevel=3,
     )
-
-
-def names_that_definitions_read(nodes):
-    """The names in all statements that are wanted."""
-    names = set()
-    for definition in nodes:
-        if is_wanted(definition):
-            names |= {
-                node.id for node in ast.walk(definition) if isinstance(node, ast.Name)
-            }
-    return names
-
-
-def needed_part(statement, read):
-    """An import statement without the names that no definition reads, or None."""
-    needed = []
-    for alias in statement.names:
-        bound = alias.asname or alias.name.partition(".")[0]
-        if bound in read or bound == "*":
-            needed.append(alias)
-    if not needed:
-        return None
-    statement.names = needed
-    return statement
 
 
 def is_wanted(node):
     """Whether a statement imports or defines something without computing anything."""
     if isinstance(node, IMPORTS + DEFINITIONS):
         return True
-    if not isinstance(node, ASSIGNMENTS) or not is_plain(node.value):
+    if not isinstance(node, ASSIGNMENTS):
         return False
-    targets = getattr(node, "targets", None) or [node.target]
-    return all(isinstance(target, ast.Name) for target in targets)
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return is_plain(node.value) and all(holds_only(NAMES, target) for target in targets)
 
 
 def is_plain(value):
     """Whether an expression holds nothing but values and names, or makes a function."""
+    if value is None:  # an annotation alone, x: int
+        return False
     if isinstance(value, ast.Lambda):
         return True
     if isinstance(value, ast.Call):
         called = getattr(value.func, "attr", getattr(value.func, "id", None))
         arguments = value.args + [keyword.value for keyword in value.keywords]
         return called in WRAPPERS and all(is_plain(argument) for argument in arguments)
-    return value is not None and all(
-        isinstance(node, PLAIN) for node in ast.walk(value)
-    )
+    return holds_only(PLAIN, value)
+
+
+def holds_only(kinds, expression):
+    """Whether all of an expression's nodes are of these kinds."""
+    return all(isinstance(node, kinds) for node in ast.walk(expression))
+
+
+def names_in(statements):
+    """All names that occur in statements, but for those that they import."""
+    names = set()
+    for statement in statements:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name):
+                names.add(node.id)
+    return names
+
+
+def keep_needed(statement, names):
+    """Take from an import statement what binds none of these names: it may be slow."""
+    needed = []
+    for alias in statement.names:
+        bound = alias.asname or alias.name.partition(".")[0]
+        if bound in names or bound == "*":
+            needed.append(alias)
+    statement.names = needed

@@ -1,295 +1,542 @@
-"""The committed notebook, its report, its prose, the exercise and its marks, the README."""
+"""The notebook's outputs, its prose and its report; the README and its example."""
 
+import ast
 import base64
-import dis
 import io
 import os
 import re
 import subprocess
 import sys
+from decimal import Decimal
+from urllib.parse import unquote
 
-import coursework
 import nbformat
 import numpy as np
 import pytest
-from coursework import CHECKS, OPTIONAL, SOLUTION, make_exercise, mark, mark_all
+from bs4 import BeautifulSoup
 from matplotlib.image import imread
-from nbimport import ROOT, import_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbimport import ROOT
 
-NUMBER = re.compile(r"-?\d+(?:\.(\d+))?")
-KNOWN = "60,000 10,000 70,000 28 784 255 2,000"  # of the data, wherever quoted
-# Numbers that a cell's prose derives, or quotes from a source it names.
-SOURCED = {
-    "start-after": "-0.738 -0.693 -579 -543.4",  # 2 * the integral of log; log(1/2)
-    "underflow": "-103 -158",  # the log of the smallest float32; section 6
-    "vote-after": "0.01 0.1 -206.04 -195.05",  # measured on a CPU, outside the notebook
-    "published-before": "-168.95 -142.63 -137.64 4.1 1000 20000",  # len(fit_images)
-    "online-before": "20000",  # the same
-    "restarts-after": "-157.68 -157.48",  # measured on a CPU, outside the notebook
-    "published-after": "128 1024 1000 16000",  # so was that with 16,000 images
-    "keep-text": "12.0 5.0",
-    "fit-after": "0.21",
-}
+NOTEBOOK = nbformat.read(ROOT / "bernoulli_em.ipynb", as_version=4)
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+CODE_CELLS = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
+TEXT_CELLS = [cell for cell in NOTEBOOK.cells if cell.cell_type == "markdown"]
 
 
-@pytest.fixture
-def notebook():
-    """The notebook as committed."""
-    return nbformat.read(ROOT / "bernoulli_em.ipynb", as_version=4)
+# What a cell shows
 
 
-def outputs_as_text(cell):
-    """What a cell shows, without its pictures: their alternative texts instead."""
+def text_of(cell):
+    """What a cell prints, and of what else it shows the kinds and the texts."""
     lines = []
-    for output in cell.get("outputs", []):
-        alt = output.get("metadata", {}).get("image/png", {}).get("alt")
-        lines.append(output.get("text") or alt or output.get("data", {}).get("text/plain"))
-    return re.sub(r"\[.*it/s\]|█.*\|", "", "\n".join(lines))
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            lines.append(output.text)
+        else:
+            lines.extend(sorted(output.data))
+            lines.append(output.data.get("text/plain", ""))
+            lines.append(output.metadata.get("image/png", {}).get("alt", ""))
+    return "\n".join(lines)
 
 
-def pngs(cell):
-    """The pictures of a cell, as bytes."""
-    data = (output.get("data", {}).get("image/png") for output in cell.get("outputs", []))
-    return [base64.b64decode(png) for png in data if png]
+def without_speed(text):
+    """A text in which progress bars don't say how fast they were, nor show it."""
+    return re.sub(r"\|[^|\n]*\| (\d+/\d+) \[.*\]", r"\1", text)
 
 
-def test_the_committed_outputs_are_what_the_code_prints(notebook, report):
-    fresh = nbformat.read(report / "bernoulli_em.ipynb", as_version=4)
-    numbers = [cell.execution_count for cell in notebook.cells if "outputs" in cell]
-    assert numbers == list(range(1, len(numbers) + 1))
-    for old, new in zip(notebook.cells, fresh.cells, strict=True):
-        assert all(output.get("name") != "stderr" for output in new.get("outputs", [])), new.id
-        stale = f"stale outputs in cell {old.id}: make execute"
-        old_text, new_text = outputs_as_text(old), outputs_as_text(new)
-        assert NUMBER.sub("#", old_text) == NUMBER.sub("#", new_text), stale
-        for a, b in zip(NUMBER.finditer(old_text), NUMBER.finditer(new_text)):
-            assert abs(float(a[0]) - float(b[0])) < 2.01 * 0.1 ** len(a[1] or ""), stale
-        for a, b in zip(pngs(old), pngs(new), strict=True):
-            a, b = (imread(io.BytesIO(png)) for png in (a, b))
-            assert a.shape == b.shape and (np.abs(a - b).max(axis=-1) > 0.1).mean() < 0.01, stale
+def pictures_of(cell):
+    """The PNGs that a cell shows."""
+    pictures = []
+    for output in cell.outputs:
+        png = output.get("data", {}).get("image/png")
+        if png:
+            pictures.append(base64.b64decode(png))
+    return pictures
 
 
-def test_the_report_is_whole(notebook, report):
+def each(cells):
+    """Runs a test once for each of these cells."""
+    return pytest.mark.parametrize("cell", cells, ids=lambda cell: cell.id)
+
+
+each_code_cell = each(CODE_CELLS)
+each_text_cell = each(TEXT_CELLS)
+each_drawing_cell = each([cell for cell in CODE_CELLS if pictures_of(cell)])
+
+
+# The committed outputs
+
+
+@pytest.fixture(scope="module")
+def executed(report):
+    """The cells as `make report` has just executed them, by their ids."""
+    notebook = nbformat.read(report / "bernoulli_em.ipynb", as_version=4)
+    return {cell.id: cell for cell in notebook.cells}
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+@each_code_cell
+def test_a_cell_prints_what_is_committed(cell, executed):
+    committed = without_speed(text_of(cell))
+    printed = without_speed(text_of(executed[cell.id]))
+    stale = f"cell {cell.id} is stale (make execute): {committed!r}, now {printed!r}"
+    assert NUMBER.sub("#", printed) == NUMBER.sub("#", committed), stale
+    pairs = zip(NUMBER.findall(committed), NUMBER.findall(printed), strict=True)
+    for old, new in pairs:
+        last_digit = 10.0 ** Decimal(old).as_tuple().exponent
+        stale = f"cell {cell.id} is stale (make execute): {old}, now {new}"
+        assert float(new) == pytest.approx(float(old), abs=2.01 * last_digit), stale
+
+
+@each_drawing_cell
+def test_a_cell_draws_what_is_committed(cell, executed):
+    committed = pictures_of(cell)
+    drawn = pictures_of(executed[cell.id])
+    for old, new in zip(committed, drawn, strict=True):
+        old_pixels = imread(io.BytesIO(old))
+        new_pixels = imread(io.BytesIO(new))
+        assert new_pixels.shape == old_pixels.shape, f"cell {cell.id}: make execute"
+        difference = np.abs(new_pixels - old_pixels).max(axis=-1)
+        changed = (difference > 0.1).mean()
+        assert changed < 0.01, f"cell {cell.id}: {changed:.1%} changed: make execute"
+
+
+def test_the_committed_notebook_was_run_once_from_top_to_bottom():
+    counts = [cell.execution_count for cell in CODE_CELLS]
+    assert counts == list(range(1, len(CODE_CELLS) + 1))
+
+
+def test_no_cell_writes_to_stderr(executed):
+    for cell in CODE_CELLS:
+        for output in executed[cell.id].outputs:
+            assert output.get("name") != "stderr", f"cell {cell.id}: {output.text}"
+
+
+def test_a_progress_bar_leaves_one_line(executed):
+    for cell in CODE_CELLS:
+        text = text_of(executed[cell.id])
+        assert text.count("\r") == 0, f"cell {cell.id}"
+        assert text.count("%|") <= 1, f"cell {cell.id}"
+
+
+@each_drawing_cell
+def test_a_picture_is_shown_once_with_its_text(cell, executed):
+    """A figure that a cell leaves open is shown again at its end, without a text."""
+    pictures = pictures_of(executed[cell.id])
+    assert len(set(pictures)) == len(pictures)
+    for output in executed[cell.id].outputs:
+        if "image/png" in output.get("data", {}):
+            assert output.metadata["image/png"]["alt"].strip()
+
+
+def test_the_notebook_is_below_6_megabytes():
+    assert (ROOT / "bernoulli_em.ipynb").stat().st_size < 6_000_000
+
+
+# A cell can be run twice
+
+
+class Names(ast.NodeVisitor):
+    """Names that a cell reads before it binds them, at its top level, and then binds."""
+
+    def __init__(self):
+        self.own = set()
+        self.read = set()
+        self.rebound = set()
+
+    def visit_Name(self, node):
+        if isinstance(node.ctx, ast.Store):
+            self.bind(node.id)
+        elif node.id not in self.own:
+            self.read.add(node.id)
+
+    def bind(self, name):
+        if name in self.read:
+            self.rebound.add(name)
+        self.own.add(name)
+
+    def visit_Assign(self, node):
+        self.visit(node.value)  # the right side comes first
+        for target in node.targets:
+            self.visit(target)
+
+    def visit_AugAssign(self, node):
+        for name in ast.walk(node.target):
+            if isinstance(name, ast.Name) and name.id not in self.own:
+                self.read.add(name.id)  # x += 1 reads x
+        self.generic_visit(node)
+
+    def visit_For(self, node):
+        self.visit(node.iter)
+        self.visit(node.target)
+        for statement in node.body + node.orelse:
+            self.visit(statement)
+
+    def visit_FunctionDef(self, node):
+        self.bind(node.name)  # its body has names of its own
+
+    visit_ClassDef = visit_FunctionDef
+
+    def visit_ListComp(self, node):
+        names = [name for name in ast.walk(node) if isinstance(name, ast.Name)]
+        inner = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+        self.read |= {name.id for name in names} - inner - self.own
+
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
+
+    def visit_Lambda(self, node):
+        """Its body is run later."""
+
+
+def rebound_by(source):
+    names = Names()
+    names.visit(ast.parse(source))
+    return names.rebound
+
+
+@each_code_cell
+def test_a_cell_can_be_run_twice(cell):
+    """It binds no name that it reads from an earlier cell."""
+    assert rebound_by(cell.source) == set()
+
+
+@pytest.mark.parametrize(
+    ("source", "rebound"),
+    [
+        pytest.param("x = x + 1", {"x"}, id="a name of its own right side"),
+        pytest.param("x += 1", {"x"}, id="a name in place"),
+        pytest.param("for i in y:\n    x = f(x)", {"x"}, id="a name in a loop"),
+        pytest.param("y = [x for _ in z]\nx = 1", {"x"}, id="a comprehension's name"),
+        pytest.param("x = 1\nx = x + 1", set(), id="nothing: its own name"),
+        pytest.param("y = [x for x in z]\nx = 1", set(), id="nothing: an inner name"),
+        pytest.param("def f():\n    return x\nx = 1", set(), id="nothing: a body's"),
+    ],
+)
+def test_a_cell_that_changes_what_it_reads_rebinds(source, rebound):
+    assert rebound_by(source) == rebound
+
+
+# The prose
+
+SOURCE = re.compile(r"\*[^*]+\*,?\s\(?(?:19|20)\d\d\)")  # *A title* (2009)
+QUOTED = re.compile(r"(?s)```.*?```|`.*?`|\$\$.*?\$\$|\$.*?\$|\]\(.*?\)|<[^<>\n]*>")
+
+
+def decimals_in(text):
+    return re.findall(r"\d+\.\d+", text.replace(",", ""))
+
+
+def numbers_of_the_run():
+    """All numbers that a cell prints, or has in its code."""
+    texts = [text_of(cell) + cell.source.replace("_", "") for cell in CODE_CELLS]
+    found = re.findall(r"\d+(?:\.\d+)?", "\n".join(texts).replace(",", ""))
+    return np.array(found, dtype=float)
+
+
+def not_printed(decimals):
+    """Those decimals that no number of the run, rounded, is; signs aside."""
+    numbers = numbers_of_the_run()
+    unknown = []
+    for decimal in decimals:
+        half_a_digit = 0.501 * 10.0 ** Decimal(decimal).as_tuple().exponent
+        if np.all(np.abs(numbers - float(decimal)) > half_a_digit):
+            unknown.append(decimal)
+    return unknown
+
+
+@each_text_cell
+def test_a_decimal_is_printed_by_the_run_or_has_a_source_beside_it(cell):
+    """Beside it: in the same paragraph, as an italic title with a year."""
+    quoted = []
+    for paragraph in QUOTED.sub("", cell.source).split("\n\n"):
+        if not SOURCE.search(paragraph):
+            quoted += decimals_in(paragraph)
+    assert not_printed(quoted) == []
+
+
+def test_the_results_of_the_readme_are_printed_by_the_run():
+    _, _, results = README.partition("## Results")
+    results, _, _ = results.partition("\n## ")
+    assert not_printed(decimals_in(results)) == []
+
+
+# The report
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    """The report, parsed."""
     text = (report / "bernoulli_em.html").read_text(encoding="utf-8")
-    assert not re.search(r"<(script|img|link|iframe)[^>]*(src|href)=.https?:", text)
-    assert len(re.findall(r'<svg[^>]*aria-label="[^"]', text)) > 40
-    assert "$$" not in re.sub(r"(?s)<script.*?</script>", "", text) and "Traceback" not in text
-    shown = 1 + sum(len(pngs(cell)) for cell in notebook.cells)  # 1: at the head
-    assert len(re.findall(r'<img alt="[^"]+" src="data:image/png', text)) == shown >= 18
-    folded = sum("jupyter" in cell.metadata for cell in notebook.cells)
-    assert text.count("<details><summary>code that draws") == folded >= 15
-    assert text.count("20/20") == 1
+    return BeautifulSoup(text, "html.parser")
 
 
-def numbers_in(text):
-    """The numbers of a text as strings, without signs of thousands; ASCII minus."""
-    text = re.sub(r"(?<=\d),(?=\d{3})|(?<=\d)_(?=\d{3})", "", text.replace("−", "-"))
-    return {found[0] for found in re.finditer(r"(?<![\w.])-?\d+(?:\.\d+)?", text)}
+def test_the_report_is_written_beside_the_notebook_as_executed(report):
+    names = sorted(path.name for path in report.iterdir())
+    assert names == ["bernoulli_em.html", "bernoulli_em.ipynb"]
 
 
-def test_the_prose_quotes_what_its_section_prints(notebook):
-    """Each number but digits, sections and years is printed there, in the code, or SOURCED."""
-    sections = [[]]
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and "\n##" in "\n" + cell.source:
-            sections.append([])
-        sections[-1].append(cell)
-    for before, section in zip([notebook.cells, *sections], sections):
-        cells = [cell for cell in before + section if "outputs" in cell]
-        shown = [cell.source for cell in cells] + [outputs_as_text(cell) for cell in cells]
-        printed = set().union(*map(numbers_in, [KNOWN, *shown]))
-        for cell in (cell for cell in section if cell.cell_type == "markdown"):
-            known = printed | set(SOURCED.get(cell.id, "").split())
-            prose = re.sub(r"(?s)\$\$.*?\$\$|\$.*?\$|`.*?`|\]\(.*?\)", "", cell.source)
-            for number in numbers_in(prose):
-                digits, year = len(number.partition(".")[2]), re.fullmatch("(19|20)..", number)
-                if digits or not (year or abs(int(number)) <= 21):
-                    rounded = {f"{float(other):.{digits}f}" for other in known}
-                    assert number in rounded, f"cell {cell.id} quotes {number}"
+def test_the_report_fetches_nothing(page):
+    for element in page.select("[src], link[href]"):
+        address = element.get("src") or element.get("href")
+        assert address.startswith("data:"), address[:80]
+    for style in page.select("style"):
+        assert not re.search(r"@import|url\(.?https?:", style.string)
 
 
-def drawn_by(em, notebook, cell_id, **names):
-    """The figure that a cell of the notebook shows if it finds these names."""
-    (source,) = (cell.source for cell in notebook.cells if cell.id == cell_id)
-    shown = []
-    exec(source, vars(em) | names | {"show": lambda figure, alt: shown.append(figure)})  # noqa: S102
-    return shown[0]
+def test_each_equation_is_a_drawing_labelled_with_its_source(page):
+    drawn = {svg["aria-label"] for svg in page.select("svg[role=img]")}
+    written = set()
+    for cell in TEXT_CELLS:
+        for equation in re.findall(r"(?s)\$\$(.*?)\$\$", cell.source):
+            written.add(" ".join(equation.split()))
+    assert written <= drawn
 
 
-def test_figures_show_what_they_name(em, notebook):
-    counts = np.arange(60).reshape(2, 3, 10) % 7
-    names = {"train_counts": counts[0], "test_counts": counts[1], "n_clusters": 3}
-    figure = drawn_by(em, notebook, "histograms", final_means=np.zeros((3, 4, 4)), **names)
-    for k, axis in enumerate(figure.axes):
-        for bars, own in zip(axis.collections, counts, strict=True):
-            tops = [segment[1, 1] for segment in bars.get_segments()]
-            np.testing.assert_allclose(tops, own[k] / own[k].sum())
-    assert [text.get_text() for text in figure.legends[0].texts] == ["train", "test"]
-    names = {"guesses": np.array([7, 7, 2]), "test_labels": [3, 3, 2]}
-    (axis,) = drawn_by(em, notebook, "confusion", **names).axes
-    texts = {text.get_position(): text.get_text() for text in axis.texts}
-    assert texts[7, 3] == "2" and texts[2, 2] == "1" and texts[3, 7] == ""
+def test_no_equation_shows_as_its_source(page):
+    for text in page.select(".jp-RenderedMarkdown"):
+        assert not re.search(r"\$|\\(frac|sum|log|mu)\b", text.get_text())
 
 
-def test_images_are_shown_in_rows_under_their_labels():
-    shown, em = [], import_notebook()
-    vars(em).update(h=2, w=3, display=lambda figure, metadata: shown.append((figure, metadata)))
-    cases = [(7, 5, 9, range(7), ""), (7, 3, 9, "abc", "r"), (7, 7, 3, "", ""), (11, 10, 3, "", "")]
-    for n, n_columns, gap, labels, rows in cases:
-        images = np.arange(1, n + 1)[:, None, None] / 20 * np.ones((n, 2, 3))
-        how = (labels, rows, n_columns) if labels else ()
-        em.show_images(images.reshape(n, 6) if rows else images, "title", *how)
-        figure, metadata = shown.pop()
-        (axis,), (image,) = figure.axes, figure.axes[0].images
-        assert metadata == {"image/png": {"alt": "title"}} and axis.get_title() == "title"
-        assert not axis.axison and not em.plt.fignum_exists(figure.number) and not shown
-        assert (image.get_cmap().name, image.get_clim()) == ("gray_r", (0, 1))
-        expected = np.zeros((-(-n // n_columns) * (2 + gap), n_columns * 6))
-        for i in range(n):
-            top, left = i // n_columns * (2 + gap) + gap, i % n_columns * 6 + 3
-            expected[top : top + 2, left : left + 3] = (i + 1) / 20
-        np.testing.assert_array_equal(image.get_array(), expected)
-        size = np.flip(expected.shape) / 33 + (0.9, 0.6)  # room for texts
-        np.testing.assert_allclose(figure.get_size_inches(), size)
-        places = [(i % n_columns * 6 + 3.3, i // n_columns * 11 + 7.5) for i in range(len(labels))]
-        wanted = [(str(a), "center", "bottom", xy) for a, xy in zip(labels, places)]
-        wanted += [(row, "right", "center", (1, 0.55 * 11)) for row in rows]
-        for text, (*words, xy) in zip(axis.texts, wanted, strict=True):
-            assert [text.get_text(), text.get_ha(), text.get_va()] == words
-            assert text.get_position() == pytest.approx(xy)
-    assert em.tile(images, 4).shape == (3 * 5, 4 * 6)
+def test_each_picture_has_a_text(page):
+    for image in page.select("img"):
+        assert image["alt"].strip()
+        assert not image["alt"].startswith("No description")
 
 
-def steps_of(code):
-    """The steps of a program, those of its comprehensions and lambdas among them."""
-    for step in dis.get_instructions(code):
-        inner = "<" in getattr(step.argval, "co_name", "")
-        yield from steps_of(step.argval) if inner else [step]
+def test_the_report_shows_each_picture_of_the_notebook_once(page, executed):
+    expected = []
+    for cell in CODE_CELLS:
+        for output in executed[cell.id].outputs:
+            data = output.get("data", {})
+            if "image/png" in data and "text/html" not in data:
+                expected.append(output.metadata["image/png"]["alt"])
+    shown = [image["alt"] for image in page.select(".jp-RenderedHTML > img")]
+    assert shown == expected
 
 
-def test_every_cell_can_run_twice(notebook):
-    """No cell binds, at its top level, a name that it reads from an earlier cell."""
-    for cell in (cell for cell in notebook.cells if "outputs" in cell):
-        read, bound = set(), set()
-        for step in steps_of(compile(cell.source, cell.id, "exec")):
-            if step.opname == "STORE_NAME":
-                assert step.argval not in read, f"{cell.id} rebinds {step.argval}"
-                bound.add(step.argval)
-            elif step.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
-                read |= {step.argval} - bound
+def test_what_the_notebook_hides_is_folded_in_the_report(page):
+    hidden = []
+    for cell in CODE_CELLS:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            hidden.append(f"cell-id={cell.id}")
+    folded = page.select(".jp-CodeCell:has(.jp-InputArea details)")
+    assert [cell["id"] for cell in folded] == hidden
 
 
-def test_the_readme_s_pictures_results_and_example(notebook):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    cells = {cell.id: cell for cell in notebook.cells}
-    for cell_id, path in {"forming": "prototypes.png", "holes-figure": "holes.png"}.items():
-        (picture,) = pngs(cells[cell_id])
-        assert picture == (ROOT / "figures" / path).read_bytes(), "make execute renews it"
-        assert f"](figures/{path})" in readme and len(picture) < 600_000
-    assert pngs(cells["forming"])[0].count(b"fcTL") >= 21, "it doesn't move"
-    assert "](figures/prototypes.png)" in cells["title"].source
-    results = re.search(r"(?s)## Results\n(.*?)\n## ", readme)[1]
-    printed = numbers_in("\n".join(map(outputs_as_text, notebook.cells)))
-    quoted = {number for number in numbers_in(results) if "." in number}
-    assert len(quoted) >= 8 and quoted <= printed
-    (example,) = re.findall(r"(?s)```python\n(.*?)```", readme)
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", example]
-    env = os.environ | {"XLA_FLAGS": ""}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and not done.stderr, done.stderr
+def test_each_link_inside_the_report_leads_somewhere(page):
+    places = {unquote(element["id"]) for element in page.select("[id]")}
+    links = {unquote(link["href"][1:]) for link in page.select("a[href^='#']")}
+    assert links <= places
+
+
+# What nbconvert_config.py does, on a small notebook that need not be executed
+
+DOT = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJ"
+    "RU5ErkJggg=="
+)
+SCRIPT = '\nif (1 < 2 && "$x$") { console.log(`<b>`); }\n'
+ANSWER = """![A dot.](dot.png)
+
+<details>
+<summary>What to expect</summary>
+
+The mean $\\mu$.
+
+</details>
+
+After the answer."""
+
+
+def shows(data, **about):
+    """An output of a cell, with metadata about its picture."""
+    return new_output("display_data", data, metadata={"image/png": about})
+
+
+def small_notebook():
+    figure = shows({"image/png": DOT}, alt='A "dot" <b>.', width=300, height=150)
+    widget = f"<canvas></canvas><script>{SCRIPT}</script>"
+    canvas = shows({"text/html": widget, "image/png": DOT}, alt="A canvas.")
+    cells = [
+        new_markdown_cell(ANSWER),
+        new_code_cell("figure", id="forming", outputs=[figure]),
+        new_code_cell("canvas", id="canvas", outputs=[canvas]),
+        new_code_cell("axis.plot(x)", id="plain"),
+        new_code_cell("# draws: who shares our 3\naxis.bar(x)", id="named"),
+    ]
+    for cell in cells[-2:]:
+        cell.metadata["jupyter"] = {"source_hidden": True}
+    return new_notebook(cells=cells)
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("small")
+    nbformat.write(small_notebook(), folder / "small.ipynb")
+    (folder / "dot.png").write_bytes(base64.b64decode(DOT))
+    return folder
+
+
+def nbconvert(path, *arguments):
+    """The command that converts a notebook, as the Makefile does."""
+    config = f"--config={ROOT / 'nbconvert_config.py'}"
+    return [sys.executable, "-m", "nbconvert", config, *arguments, path]
+
+
+def convert(folder, *arguments):
+    command = nbconvert("small.ipynb", *arguments)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def small_page(small_folder):
+    convert(small_folder, "--to=html", "--output-dir=report")
+    text = (small_folder / "report" / "small.html").read_text(encoding="utf-8")
+    return BeautifulSoup(text, "html.parser")
+
+
+def the_cell(page, cell_id):
+    return page.find(id=f"cell-id={cell_id}")
+
+
+def test_a_figure_keeps_its_text_and_its_size(small_page):
+    image = the_cell(small_page, "forming").img
+    assert image["alt"] == 'A "dot" <b>.'
+    assert (image["width"], image["height"]) == ("300", "150")
+
+
+def test_a_figure_is_never_wider_than_its_column(small_page):
+    image = the_cell(small_page, "forming").img
+    assert image["style"] == "max-width:100%;height:auto"
+
+
+def test_a_script_passes_through_as_it_is(small_page):
+    assert the_cell(small_page, "canvas").script.string == SCRIPT
+
+
+def test_a_canvas_is_shown_without_its_still_picture(small_page):
+    assert the_cell(small_page, "canvas").select("img") == []
+
+
+def test_hidden_code_is_folded_as_code_that_draws(small_page):
+    assert the_cell(small_page, "plain").summary.string == "code that draws"
+
+
+def test_hidden_code_is_folded_under_what_its_first_line_says(small_page):
+    assert the_cell(small_page, "named").summary.string == "draws: who shares our 3"
+
+
+def test_an_answer_is_folded_to_its_end(small_page):
+    answer = small_page.select_one(".jp-MarkdownCell details")
+    assert "The mean" in answer.get_text()
+    assert "After the answer" not in answer.get_text()
+
+
+def test_an_image_of_the_text_is_part_of_the_page(small_page):
+    image = small_page.select_one(".jp-MarkdownCell img")
+    assert image["src"] == f"data:image/png;base64,{DOT}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        pytest.param([], [], id="unasked: none"),
+        pytest.param(
+            ["--ReadmePictures.folder=figures"],
+            ["prototypes.png"],
+            id="asked, as make execute does",
+        ),
+    ],
+)
+def test_pictures_are_written_where_one_asks_for_them(small_folder, arguments, written):
+    convert(small_folder, "--to=notebook", "--output=again.ipynb", *arguments)
+    names = [path.name for path in small_folder.glob("figures/*")]
+    assert names == written
+
+
+def test_two_reports_run_at_once_from_elsewhere_in_a_read_only_folder(tmp_path):
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    cells = [new_code_cell("print('It runs.')")]
+    nbformat.write(new_notebook(cells=cells), folder / "small.ipynb")
+    folder.chmod(0o555)
+    running = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        arguments = ["--to=html", "--execute", f"--output-dir={out}"]
+        command = nbconvert(folder / "small.ipynb", *arguments)
+        running.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE))
+    for process in running:
+        _, says = process.communicate()
+        assert process.returncode == 0
+        assert b"WARNING" not in says
+    assert os.listdir(folder) == ["small.ipynb"]
+
+
+# The README
+
+
+@pytest.mark.parametrize(
+    ("cell_id", "name"), [("forming", "prototypes.png"), ("holes-figure", "holes.png")]
+)
+def test_a_picture_of_the_readme_is_the_committed_output(cell_id, name):
+    (cell,) = [cell for cell in CODE_CELLS if cell.id == cell_id]
+    (picture,) = pictures_of(cell)
+    assert picture == (ROOT / "figures" / name).read_bytes(), "make execute"
+
+
+def test_the_picture_at_the_head_moves():
+    picture = (ROOT / "figures" / "prototypes.png").read_bytes()
+    assert picture.count(b"fcTL") > 1  # one for each frame
+
+
+def test_each_file_that_the_readme_links_to_exists():
+    for link in re.findall(r"\]\((?!https?:)(.*?)\)", README):
+        assert (ROOT / link).exists(), link
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The README's example, run in a project that has a package `tests` of its own."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "tests").mkdir()
+    (project / "tests" / "__init__.py").touch()
+    program = "\n".join(re.findall(r"(?s)```python\n(.*?)```", README))
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=project,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_example_runs_without_a_warning(example):
+    assert example.stderr == ""
+    assert example.returncode == 0
+
+
+def test_the_example_finds_the_three_kinds(example):
+    scores = re.findall(r"(\d+) clusters: (-[\d.]+) nats per row", example.stdout)
+    best, _ = max(scores, key=lambda row: float(row[1]))
+    assert best == "3"
+
+
+# The lock
 
 
 def test_the_lock_is_made_from_the_environment():
     environment = (ROOT / "environment.yml").read_text(encoding="utf-8")
-    wanted = {name.replace("_", "-") for name in re.findall(r"(?m)^      - (\w\S*)", environment)}
     lock = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    entries = re.findall(r"(?m)^(\S+)==.*\n((?:    #.*\n)*)", lock)
-    assert wanted == {name for name, via in entries if "-r .venv/environment.in" in via}
-
-
-# Which function is then wrong, and how to get there from the solution (its log joint may clip).
-MISTAKES = [
-    ("log_likelihood", "binary_images), axis=1)", "binary_images), axis=0)"),
-    ("log_joint_prob", "log_p.sum(axis=-1)", "jnp.log(jnp.exp(log_p).prod(axis=-1))"),
-    ("log_joint_prob", " + jnp.log(params.cluster_weights)", ""),
-    ("log_joint_prob", " + jnp.log(1 - means)", ""),
-    ("em_step", "(joint, axis=1, keepdims", "(joint, axis=0, keepdims"),
-    ("em_step", " / counts[:, None]", ""),
-    ("em_step", "jnp.clip(params.cluster_means, bound, 1 - bound)", "params.cluster_means"),
-    ("make_cluster_labels", "[int(cluster)][int(label)]", "[int(label)][int(cluster)]"),
-]
-# Cells that harm nothing, and what is said of them.
-HARMLESS = {
-    "history = [1]\nparams = history[-1][0]\nlls = {}\nfirst = lls['a']\ny = 1 / 0": "ZeroDivision",
-    "import seaborn_or_so\nfrom google.colab import drive": "seaborn_or_so",
-    "jax.nn.softmax?\n%matplotlib inline\n!pip list": "",
-    "%%bash\nls": "",
-    "def unfinished(:": "SyntaxError",
-    "def show(images=train_images):\n    pass": "train_images",
-    "n_pixels = train_images[0].size\nN = len(train_images)": "train_images",
-}
-
-
-def hand_in(folder, *changes, more=()):
-    """The solution without e_step and m_step, its last cell, with changes and more cells."""
-    solution = nbformat.read(SOLUTION, as_version=4)
-    sources = [cell.source for cell in solution.cells[:-1]]
-    for old, new in changes:
-        assert sum(source.count(old) for source in sources) == 1
-        sources = [source.replace(old, new) for source in sources]
-    solution.cells = [nbformat.v4.new_code_cell(source) for source in (*sources, *more)]
-    nbformat.write(solution, folder / "handed_in.ipynb")
-    return folder / "handed_in.ipynb"
-
-
-def test_the_exercise_gives_no_answer_away(notebook, tmp_path):
-    whole = "\n".join(cell.source for cell in notebook.cells)
-    make_exercise(notebook)
-    nbformat.validate(notebook)
-    nbformat.write(notebook, tmp_path / "exercise.ipynb")
-    text = "\n".join(cell.source for cell in notebook.cells)
-    assert text.count("    raise NotImplementedError") == 7
-    for secret in ("jnp.log1p", "softmax(log_joint /", "np.bincount(cells", "−158.17", "66.4"):
-        assert secret not in text and secret in whole
-    assert not any(cell.get("outputs") for cell in notebook.cells)
-    assert "def fit" not in text and "](#part" not in text
-    assert "class BernoulliMixture" in text and "log p(x_n, z = k) in nats" in text
-    assert {mark(tmp_path / "exercise.ipynb", name) for name in CHECKS} == {"not written"}
-
-
-def test_right_solutions_are_right(tmp_path):
-    import_notebook(own := hand_in(tmp_path, more=HARMLESS), skipped := [])
-    assert len(skipped) == 9 and all(says in str(skipped) for says in HARMLESS.values())
-    for path, names in ((own, {*CHECKS} - OPTIONAL), (SOLUTION, {*OPTIONAL, "em_step"})):
-        assert {name: mark(path, name) for name in names} == dict.fromkeys(names, "right")
-
-
-@pytest.mark.parametrize(("where", "right", "wrong"), MISTAKES)
-def test_a_usual_mistake_is_wrong_where_it_was_made(tmp_path, where, right, wrong):
-    path = hand_in(tmp_path, (right, wrong))
-    assert re.match("wrong: .*(expected .*, found|falls|Error)", mark(path, where))
-    other = "log_joint_prob" if where == "em_step" else "em_step"  # gets a correct one instead
-    assert mark(path, other) == "right"
-
-
-def test_what_breaks_or_is_missing_is_named(tmp_path, monkeypatch, capsys):
-    changes = [("    counts = shares", "    import os; os._exit(7)\n    counts = shares")]
-    changes += [("bound = 1e-6", "n = train_images[0].size")]
-    changes += [("    means = jnp.clip", "    n\n    means = jnp.clip")]
-    with pytest.raises(SystemExit) as ended:
-        mark_all(hand_in(tmp_path, *changes))
-    lines = capsys.readouterr().out.splitlines()
-    assert "'n' is not defined (the marker reads definitions" in lines[1]
-    assert "wrong: ended the process with status 7" in lines[3]
-    assert ended.value.code and lines[5] == "3 of 5 right" and "top to bottom" in lines[6]
-    assert re.match(r"cell 1: .*'train_images'", lines[7]) and len(lines) == 8
-    for_ever = ("    counts = [{", "    while True:\n        pass\n    counts = [{")
-    monkeypatch.setattr("coursework.SECONDS", 2)
-    says = coursework.mark_apart(hand_in(tmp_path, for_ever), "make_cluster_labels")
-    assert says == "wrong: not done after 2 seconds"
-    (tmp_path / "text.ipynb").write_text('{"cells": [')
-    (tmp_path / "empty.ipynb").write_text("")
-    bad = ["", tmp_path, tmp_path / "some.py", tmp_path / "text.ipynb", tmp_path / "empty.ipynb"]
-    for path in [*bad, hand_in(tmp_path, ("class BernoulliMixture", "class Other"))]:
-        with pytest.raises(SystemExit, match="can't be marked: [^\n]*$"):
-            mark_all(path)
+    wanted = set()
+    for name in re.findall(r"(?m)^      - (\w\S*)", environment):
+        wanted.add(name.replace("_", "-"))
+    direct = set()
+    for name, reasons in re.findall(r"(?m)^(\S+)==.*\n((?:    #.*\n)*)", lock):
+        if "-r .venv/environment.in" in reasons:
+            direct.add(name)
+    assert direct == wanted
