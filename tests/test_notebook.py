@@ -494,8 +494,15 @@ def test_the_picture_at_the_head_moves():
 
 
 def test_each_file_that_the_readme_links_to_exists():
-    for link in re.findall(r"\]\((?!https?:)(.*?)\)", README):
+    for link in re.findall(r"\]\((?!https?:|#)(.*?)\)", README):
         assert (ROOT / link).exists(), link
+
+
+def test_each_heading_that_the_readme_links_to_is_there():
+    headings = re.findall(r"(?m)^#+ (.*)$", README)
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    linked = re.findall(r"\]\(#(.*?)\)", README)
+    assert set(linked) <= anchors
 
 
 @pytest.fixture(scope="module")
