@@ -1084,6 +1084,13 @@ def test_run_em_takes_one_step_at_each_temperature(em, params, data):
     assert_agree("mixture", expected, found)
 
 
+def test_run_em_does_not_smooth_unasked(em, params, holes):
+    found, _ = em.run_em(params, holes, np.ones(2))
+    expected = textbook.step(params, holes.on, holes.off)
+    expected = textbook.step(expected, holes.on, holes.off)
+    assert_agree("mixture", expected, found)
+
+
 def test_at_a_great_temperature_all_clusters_share_alike(em, params, images):
     counts = em.e_step(params, images, 1e9)
     shares = np.full(N_CLUSTERS, N_ROWS / N_CLUSTERS)
@@ -1229,9 +1236,19 @@ def test_the_log_prior_of_means_of_0_and_1_is_that_of_the_bounds(em):
     assert_agree("log prior", expected, em.log_prior(hard, 1.0), rtol=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["complete", "holes"])
 @pytest.mark.parametrize(
-    "name", ["log_joint_prob", "log_likelihood", "e_step", "em_step", "complete_images"]
+    ("name", "kind"),
+    [
+        ("log_joint_prob", "complete"),
+        ("log_likelihood", "complete"),
+        ("e_step", "complete"),
+        ("em_step", "complete"),
+        ("log_joint_prob", "holes"),
+        ("log_likelihood", "holes"),
+        ("e_step", "holes"),
+        ("em_step", "holes"),
+        ("complete_images", "holes"),
+    ],
 )
 def test_products_are_in_full_precision(em, params, images, holes, name, kind):
     data = images if kind == "complete" else holes
@@ -1434,6 +1451,12 @@ def test_a_field_cannot_be_set(em, params, holes, make, name):
     record = make(em, params, holes)
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(record, name, None)
+
+
+def test_data_cannot_be_looped_over(holes):
+    """Or its fields could be taken for batches."""
+    with pytest.raises(TypeError):
+        iter(holes)
 
 
 def test_data_with_holes_can_be_mapped_over(em, holes):

@@ -261,8 +261,9 @@ def test_each_device_holds_its_own_equal_part_of_the_rows(em):
 @pytest.mark.parametrize(
     ("n_devices", "n_rows", "message"),
     [
-        pytest.param(8, 47, "8 devices don't divide 47 rows: pass 40", id="8 devices"),
-        pytest.param(3, 47, "3 devices don't divide 47 rows: pass 45", id="3 devices"),
+        pytest.param(8, 47, "pass a multiple of 8", id="8 devices"),
+        pytest.param(3, 47, "pass a multiple of 3", id="3 devices"),
+        pytest.param(8, 5, "pass a multiple of 8", id="fewer rows than devices"),
     ],
 )
 def test_rows_that_the_devices_don_t_divide_are_refused(em, n_devices, n_rows, message):
@@ -326,16 +327,19 @@ def weighted_rows_with_holes(em, n):
         pytest.param(weighted_rows_with_holes, id="holes and weights"),
     ],
 )
-@pytest.mark.parametrize("name", ["e_step", "em_step", "log_likelihood"])
+@pytest.mark.parametrize(
+    "name",
+    ["log_joint_prob", "log_likelihood", "e_step", "em_step", "complete_images"],
+)
 def test_working_memory_doesn_t_grow_with_the_images(em, name, make_data):
     """What a compiled function needs beside its arguments and its result."""
     params = em.init_mixture_params(jax.random.key(0), 15, 784)
     needed = {}
-    for n in (6_000, 60_000):
+    for n in (6_000, 60_000, 60_100):  # the last doesn't divide into batches
         lowered = getattr(em, name).lower(params, make_data(em, n))
         needed[n] = lowered.compile().memory_analysis().temp_size_in_bytes
 
-    assert needed[60_000] < 1.01 * needed[6_000]
+    assert max(needed.values()) < 1.01 * needed[6_000] + 1_000, needed  # bytes
 
 
 # Many processes
