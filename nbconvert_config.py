@@ -21,6 +21,14 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
 from traitlets import Unicode
 
+# Lines that are short enough to read, numbers that don't break where a screen ends, and
+# room for a cell's number of three digits.
+STYLE = """
+  body .jp-RenderedMarkdown > :is(p, ul, ol, details) { max-width: 800px; }
+  body .jp-RenderedText pre { white-space: pre; overflow-x: auto; word-break: normal; }
+  body .jp-Cell { --jp-cell-prompt-width: 76px; }
+"""
+
 README_PICTURES = {"forming": "prototypes.png", "holes-figure": "holes.png"}
 
 
@@ -91,6 +99,15 @@ class KeepNotebook(Preprocessor):
         return nb, resources
 
 
+class Style(Preprocessor):
+    """Puts our style into the page's first cell."""
+
+    def preprocess(self, nb, resources):
+        first = nb.cells[0]
+        first.source = f"<style>{STYLE}</style>\n\n{first.source}"
+        return nb, resources
+
+
 class DescribedFigures(Preprocessor):
     """Makes a PNG an <img> with its alternative text, which nbconvert drops.
 
@@ -145,6 +162,7 @@ c.HTMLExporter.preprocessors = [
     CoalesceStreamsPreprocessor,
     KeepNotebook,
     DescribedFigures,
+    Style,
 ]
 c.NotebookExporter.preprocessors = [CoalesceStreamsPreprocessor, ReadmePictures]
 c.HTMLExporter.mathjax_url = "data:,"  # nothing to fetch

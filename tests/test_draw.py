@@ -42,8 +42,15 @@ def page(browser):
 
 
 @pytest.fixture
-def square(page, report):
-    """The square to draw in and what stands beside it, in the report."""
+def square(page, html):
+    """The square to draw in and what stands beside it, alone on a page."""
+    page.set_content(html)
+    return in_view(page)
+
+
+@pytest.fixture
+def square_of_report(page, report):
+    """The square where the reader finds it."""
     page.goto((report / "bernoulli_em.html").as_uri())
     return in_view(page)
 
@@ -55,7 +62,8 @@ def in_view(page):
     return found
 
 
-def output_of(report):
+@pytest.fixture(scope="module")
+def html(report):
     """The HTML that the notebook's cell shows."""
     notebook = nbformat.read(report / "bernoulli_em.ipynb", as_version=4)
     for cell in notebook.cells:
@@ -183,9 +191,15 @@ every_drawing = pytest.mark.parametrize(
 )
 
 
-def test_it_begins_with_our_3(square, mnist):
+def test_it_begins_with_our_3(square_of_report, mnist):
     _, (test_images, _) = mnist
-    np.testing.assert_array_equal(drawn(square), test_images[5284].ravel())
+    np.testing.assert_array_equal(drawn(square_of_report), test_images[5284].ravel())
+
+
+def test_in_the_report_one_can_draw(square_of_report):
+    draw_a_4(square_of_report)
+    in_report = drawn(square_of_report)
+    assert 30 < in_report.sum() < 200
 
 
 @every_drawing
@@ -354,25 +368,26 @@ def test_the_keyboard_reaches_the_box(square):
 
 
 @pytest.mark.parametrize("width", [400, 700, 1100])
-def test_nothing_sticks_out_of_the_page(square, width):
-    square.page.set_viewport_size({"width": width, "height": 900})
-    ends = square.locator("canvas, .share, button, label").evaluate_all(
+def test_nothing_sticks_out_of_the_page(square_of_report, width):
+    square_of_report.page.set_viewport_size({"width": width, "height": 900})
+    ends = square_of_report.locator("canvas, .share, button, label").evaluate_all(
         "parts => parts.map(part => part.getBoundingClientRect().right)"
     )
     assert max(ends) <= width
 
 
-def test_on_a_phone_the_pictures_stand_side_by_side_and_are_large_enough(square):
-    square.page.set_viewport_size({"width": 400, "height": 900})
-    drawing = square.locator(".drawing").bounding_box()
-    expected = square.locator(".expected").bounding_box()
+def test_on_a_phone_the_pictures_stand_side_by_side_and_are_large_enough(
+    square_of_report,
+):
+    square_of_report.page.set_viewport_size({"width": 400, "height": 900})
+    drawing = square_of_report.locator(".drawing").bounding_box()
+    expected = square_of_report.locator(".expected").bounding_box()
     assert drawing["y"] == expected["y"]
     assert drawing["width"] == expected["width"] > 150
 
 
 @pytest.mark.parametrize(("used", "other"), [(0, 1), (1, 0)], ids=["first", "second"])
-def test_of_two_on_one_page_only_the_one_drawn_in_changes(page, report, used, other):
-    html = output_of(report)
+def test_of_two_on_one_page_only_the_one_drawn_in_changes(page, html, used, other):
     page.set_content(html + html)
     squares = page.locator(".draw-it-yourself").all()
     before = drawn(squares[other])
@@ -395,9 +410,9 @@ def test_with_scripts_the_still_picture_is_gone(square):
     assert not square.get_by_text("This is a still picture. To draw,").is_visible()
 
 
-def test_it_fetches_nothing(page, report):
+def test_it_fetches_nothing(page, html):
     addresses = []
     page.on("request", lambda request: addresses.append(request.url))
-    page.set_content(output_of(report))
+    page.set_content(html)
     draw_a_4(in_view(page))
     assert [url for url in addresses if not url.startswith("data:")] == []
