@@ -53,7 +53,7 @@ distclean: clean ## delete the environment, too
 	rm -rf .venv
 
 $(REPORT)/bernoulli_em.html: bernoulli_em.ipynb nbconvert_config.py $(READY)
-	@echo "Running the notebook (about a minute)"
+	@echo "Running the notebook (two or three minutes)"
 	$(NBCONVERT) --to html --execute --output-dir $(REPORT) bernoulli_em.ipynb
 
 $(READY): requirements.txt
