@@ -1604,6 +1604,27 @@ def test_no_switch_of_jax_changes_a_number(em, params, weighted_holes, switch, c
     assert dtypes(found) == dtypes(expected)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(
+            lambda em, p, x, number: em.e_step(p, x, number).log_likelihood,
+            id="temperature",
+        ),
+        pytest.param(
+            lambda em, p, x, number: em.em_step(p, x, number).cluster_means,
+            id="pseudo-count",
+        ),
+        pytest.param(
+            lambda em, p, x, number: em.log_prior(p, number), id="pseudo-count of prior"
+        ),
+    ],
+)
+def test_a_float64_argument_leaves_the_results_float32(em, params, images, call):
+    with jax.enable_x64(True):
+        assert call(em, params, images, np.float64(0.5)).dtype == jnp.float32
+
+
 def dtypes(tree):
     return [np.asarray(leaf).dtype for leaf in jax.tree.leaves(tree)]
 

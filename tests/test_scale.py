@@ -264,11 +264,17 @@ def test_each_device_holds_its_own_equal_part_of_the_rows(em):
         pytest.param(8, 47, "pass a multiple of 8", id="8 devices"),
         pytest.param(3, 47, "pass a multiple of 3", id="3 devices"),
         pytest.param(8, 5, "pass a multiple of 8", id="fewer rows than devices"),
+        pytest.param(1, 0, "pass a multiple of 1", id="no rows"),
     ],
 )
 def test_rows_that_the_devices_don_t_divide_are_refused(em, n_devices, n_rows, message):
     with pytest.raises(ValueError, match=message):
         em.shard(make_mesh(n_devices), textbook.make_images(n_rows, 4, 5))
+
+
+def test_one_device_takes_one_row(em):
+    row = textbook.make_images(1, 4, 5)
+    np.testing.assert_array_equal(em.shard(make_mesh(1), row), row)
 
 
 @pytest.fixture(scope="module")
