@@ -337,7 +337,7 @@ def test_a_label_says_in_words_what_is_shown(square):
     ("role", "name"),
     [
         ("img", "your drawing"),
-        ("img", "what the model expects"),
+        ("img", "the model expects"),
         ("button", "clear"),
         ("checkbox", "hide lower half"),
         ("list", "the five prototypes that share the drawing most"),
