@@ -1,6 +1,6 @@
 """How nbconvert runs the notebook and writes its report: one file, no network.
 
-`make report` says `jupyter nbconvert --config nbconvert_config.py --to html --execute`.
+`make report` says `python -m nbconvert --config nbconvert_config.py --to html --execute`.
 In the report equations are drawings, labelled with their source; figures keep their
 alternative text and their size; code that only draws is a click away; and the notebook
 as it was executed lies beside it.

@@ -1,6 +1,11 @@
-"""Fixtures for all tests, and the option --notebook."""
+"""Fixtures for all tests, the option --notebook, and the run of the notebook.
+
+What looks at the report needs `make report`, which takes minutes where the report isn't up
+to date. So it starts before the first test, and the tests that need it come last.
+"""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +13,12 @@ from pathlib import Path
 import pytest
 from nbimport import ROOT, code_cells, import_notebook
 
-# Before JAX starts: the CPU, as eight simulated devices.
+# Before JAX starts: the CPU, as three simulated devices.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=3"
 os.environ["JAX_TRACEBACK_FILTERING"] = "tracebackhide"  # which pytest reads
+
+TIME_LIMIT = 900  # seconds for a test; the first that needs the report waits for it
 
 
 def pytest_addoption(parser):
@@ -23,11 +30,16 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Refuse a --notebook that isn't one, in a single line."""
+    """Refuse a --notebook that isn't one, in a single line; limit the time of a test."""
     try:
         code_cells(config.getoption("--notebook"))
     except ValueError as error:
         raise pytest.UsageError(str(error)) from None
+    if config.option.timeout is None:
+        config.option.timeout = TIME_LIMIT
+
+
+# Fixtures
 
 
 @pytest.fixture(scope="session")
@@ -46,19 +58,83 @@ def mnist(em):
 
 
 @pytest.fixture(scope="session")
-def report(tmp_path_factory):
-    """A folder with the report that `make report` writes, and the notebook it ran."""
-    folder = tmp_path_factory.mktemp("report")
+def report(request):
+    """The folder of `make report`: the report, and the notebook as it was run."""
+    stash = request.config.stash
+    stash[SAID], _ = stash[MAKING].communicate()  # waits for its end
+    if stash[MAKING].returncode != 0:
+        pytest.fail("make report failed: its last lines are below", pytrace=False)
+    return ROOT / "report"
+
+
+# The run of the notebook
+
+MAKING = pytest.StashKey[subprocess.Popen]()  # `make report`, in the background
+SAID = pytest.StashKey[str]()
+
+
+def needs_report(test):
+    return "report" in test.fixturenames
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=needs_report)  # which leaves the order as it is otherwise
+
+
+def pytest_collection_finish(session):
+    is_needed = any(needs_report(test) for test in session.items)
+    if is_needed and not session.config.option.collectonly:
+        session.config.stash[MAKING] = make_report()
+
+
+def make_report():
+    """The process that makes the report, with nothing that it could fetch."""
     command = [
         "make",
         "report",
-        f"REPORT={folder}",
         f"BIN={Path(sys.executable).parent}",
         "--assume-old=.venv/.made-from-the-lock",  # this environment will do
     ]
-    env = dict(os.environ)
-    del env["XLA_FLAGS"]
-    env["http_proxy"] = "http://127.0.0.1:9"  # leads nowhere: nothing may be fetched
-    env["https_proxy"] = "http://127.0.0.1:9"
-    subprocess.run(command, cwd=ROOT, env=env, check=True)
-    return folder
+    nowhere = "http://127.0.0.1:9"
+    env = os.environ | {"http_proxy": nowhere, "https_proxy": nowhere}
+    for name in ("XLA_FLAGS", "MAKEFLAGS", "MAKELEVEL"):
+        env.pop(name, None)
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a group of processes, which can be stopped as one
+    )
+
+
+# The end
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Say once why the report failed."""
+    if SAID in config.stash and config.stash[MAKING].returncode != 0:
+        terminalreporter.section("make report")
+        for line in config.stash[SAID].splitlines()[-25:]:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session):
+    """Stop a run that nobody waited for; say last what had no browser to run in."""
+    making = session.config.stash.get(MAKING, None)
+    if making and making.poll() is None:
+        os.killpg(making.pid, signal.SIGTERM)
+        making.communicate()
+    result = yield  # here pytest prints its summary
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = terminal.stats.get("skipped", [])
+    n_without_browser = sum("no browser" in str(test.longrepr) for test in skipped)
+    if n_without_browser:
+        terminal.write_line(
+            f"No browser here: {n_without_browser} tests of the square to draw in were "
+            "skipped. They need Chromium (on Debian: apt install chromium)."
+        )
+    return result

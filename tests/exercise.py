@@ -12,9 +12,10 @@ import sys
 import nbformat
 
 FUNCTIONS = {
-    "init_mixture_params",
     "log_joint_prob",
+    "init_mixture_params",
     "log_likelihood",
+    "responsibilities",
     "e_step",
     "m_step",
     "em_step",
@@ -23,9 +24,10 @@ FUNCTIONS = {
 TASK = """\
 **The exercise.** Write every body that says `raise NotImplementedError`, in the order
 in which they come, and run the cell after each to see whether its numbers make sense.
-If you write `em_step` whole, you may leave out `e_step`, `m_step` and `ExpectedCounts`,
-and skip the cells that use them. All data are in this folder. To install:
-`pip install -r requirements.txt` (Python 3.11 to 3.13), then
+`as_floats`, `dot` and `MIN_MEAN` are there to be used, and each answer is a few lines
+long. If you write `em_step` whole, you may leave out `e_step`, `m_step` and
+`ExpectedCounts`, and skip the cells that use them. All data are in this folder. To
+install: `pip install -r requirements.txt` (Python 3.11 to 3.13), then
 `jupyter lab bernoulli_em.ipynb`.
 
 Keep the names and the arguments, because your functions will be imported and tested.

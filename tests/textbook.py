@@ -1,7 +1,7 @@
 """EM in float64, term by term, in NumPy; and the data that several tests share.
 
-Images are boolean, (n, h, w) or (n, n_pixels). Where `off` is given, a pixel that is neither
-on nor off is hidden. Where `weights` are given, each image counts that often.
+Images are boolean, (n, h, w) or (n, n_pixels). Where `seen` is given, a pixel counts
+only where it is seen. Where `weights` are given, each image counts that often.
 """
 
 import itertools
@@ -29,9 +29,9 @@ class Counts(NamedTuple):
     log_likelihood: float
 
 
-def log_joint(params, on, off=None):
+def log_joint(params, on, seen=None):
     """log p(x, z = k) of what is seen: (n, n_clusters)."""
-    is_on, is_off = seen_pixels(on, off)
+    is_on, is_off = seen_pixels(on, seen)
     weights = np.asarray(params.cluster_weights, dtype=np.float64)
     means = np.asarray(params.cluster_means, dtype=np.float64)
     with np.errstate(divide="ignore"):  # log 0 is -inf
@@ -44,29 +44,29 @@ def log_joint(params, on, off=None):
     return log_weights + terms_on.sum(axis=2) + terms_off.sum(axis=2)
 
 
-def log_likelihood(params, on, off=None):
+def log_likelihood(params, on, seen=None):
     """log p(x) of what is seen: (n,)."""
-    return np.logaddexp.reduce(log_joint(params, on, off), axis=1)
+    return np.logaddexp.reduce(log_joint(params, on, seen), axis=1)
 
 
-def responsibilities(params, on, off=None, temperature=1.0):
+def responsibilities(params, on, seen=None, temperature=1.0):
     """p(z = k | x), or what a temperature makes of it: (n, n_clusters)."""
-    scaled = log_joint(params, on, off) / temperature
+    scaled = log_joint(params, on, seen) / temperature
     return np.exp(scaled - np.logaddexp.reduce(scaled, axis=1, keepdims=True))
 
 
-def expected_counts(params, on, off=None, weights=None, temperature=1.0):
+def expected_counts(params, on, seen=None, weights=None, temperature=1.0):
     """The E-step: shares of the images, added up."""
-    is_on, is_off = seen_pixels(on, off)
+    is_on, is_off = seen_pixels(on, seen)
     if weights is None:
         weights = np.ones(len(is_on))
     weights = np.asarray(weights, dtype=np.float64)
-    shares = responsibilities(params, on, off, temperature) * weights[:, None]
+    shares = responsibilities(params, on, seen, temperature) * weights[:, None]
     return Counts(
         cluster_counts=shares.sum(axis=0),
         on_counts=shares.T @ is_on,
         off_counts=shares.T @ is_off,
-        log_likelihood=np.sum(weights * log_likelihood(params, on, off)),
+        log_likelihood=np.sum(weights * log_likelihood(params, on, seen)),
     )
 
 
@@ -83,9 +83,9 @@ def maximise(counts, pseudo_count=0.0):
     )
 
 
-def step(params, on, off=None, weights=None, pseudo_count=0.0):
+def step(params, on, seen=None, weights=None, pseudo_count=0.0):
     """The parameters after one step of EM."""
-    return maximise(expected_counts(params, on, off, weights), pseudo_count)
+    return maximise(expected_counts(params, on, seen, weights), pseudo_count)
 
 
 def log_prior(params, pseudo_count):
@@ -94,11 +94,11 @@ def log_prior(params, pseudo_count):
     return pseudo_count * np.sum(np.log(means) + np.log1p(-means))
 
 
-def seen_pixels(on, off=None):
-    """Which pixels are on, and which off, in rows: whatever isn't on, if off is None."""
+def seen_pixels(on, seen=None):
+    """Which pixels are seen to be on, and which off, in rows; all, if seen is None."""
     is_on = to_rows(on)
-    is_off = ~is_on if off is None else to_rows(off)
-    return is_on, is_off
+    is_seen = np.ones_like(is_on) if seen is None else to_rows(seen)
+    return is_on & is_seen, ~is_on & is_seen
 
 
 def to_rows(images):
@@ -119,11 +119,46 @@ def make_images(n, h, w, seed=0):
     return images.reshape(n, h, w)
 
 
-def make_holes(images, share_hidden=0.5, seed=0):
-    """The pixels of images that are on, and off, after a share of them was hidden."""
+def make_seen(shape, share_hidden=0.5, seed=0):
+    """Which pixels are seen after a share of them was hidden: (n, n_pixels)."""
     rng = np.random.default_rng(seed)
-    is_seen = rng.uniform(size=images.shape) >= share_hidden
-    return images & is_seen, ~images & is_seen
+    return rng.uniform(size=shape) >= share_hidden
+
+
+def make_weights(n):
+    """A weight for each of n rows, in float32."""
+    rng = np.random.default_rng(2)
+    return rng.uniform(0, 3, size=n).astype(np.float32)
+
+
+def make_table(em, has_holes=True, has_weights=True):
+    """The problem of most tests: 40 rows of 7 pixels, a BinaryData of em's own class.
+
+    Half of the pixels aren't seen, nor is the first row. Weights are 0, 1, 2 or 3.
+    """
+    on = make_images(40, 1, 7).reshape(40, 7)
+    seen = make_seen(on.shape)
+    seen[0] = False
+    weights = np.random.default_rng(1).integers(4, size=40).astype(np.float32)
+    return em.BinaryData(
+        on=on,
+        seen=seen if has_holes else None,
+        weights=weights if has_weights else None,
+    )
+
+
+def make_survey(n):
+    """n people, 20 : 80, and six questions on which the groups differ little.
+
+    What they answer, and how many answer so.
+    """
+    rng = np.random.default_rng(0)
+    in_first = rng.random(n) < 0.2
+    first = [0.4, 0.3, 0.45, 0.3, 0.4, 0.35]
+    second = [0.7, 0.65, 0.7, 0.6, 0.75, 0.7]
+    p = np.where(in_first[:, None], first, second)
+    answers = rng.random((n, 6)) < p
+    return np.unique(answers, axis=0, return_counts=True)
 
 
 def make_mixture(em, n_clusters, n_pixels, seed=0):

@@ -1,0 +1,254 @@
+"""A mixture at work: samples, a classifier, the bootstrap; and MNIST as it is read.
+
+Completions are in test_holes_and_weights.py.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import textbook
+from nbimport import ROOT
+from textbook import (
+    assert_agree,
+    every_image,
+    make_mixture,
+    make_survey,
+    make_table,
+    make_weights,
+)
+
+KEY = jax.random.PRNGKey(0)
+NAN = np.nan
+
+
+@pytest.fixture(scope="module")
+def params(em):
+    return make_mixture(em, 3, 7)
+
+
+@pytest.fixture(scope="module")
+def data(em):
+    """With holes and weights; some are 0, and of the first row nothing is seen."""
+    return make_table(em)
+
+
+# --- Samples ---
+
+N_SAMPLES = 40_000
+
+
+@pytest.fixture(scope="module")
+def samples(em, params):
+    return em.sample_images(KEY, params, N_SAMPLES)
+
+
+def test_samples_are_boolean_rows_and_numbers_of_clusters(samples):
+    images, clusters = samples
+    assert images.dtype == bool
+    assert images.shape == (N_SAMPLES, 7)
+    assert clusters.dtype == jnp.int32
+    assert clusters.shape == (N_SAMPLES,)
+
+
+def test_clusters_are_drawn_by_their_weights_and_pixels_by_their_means(params, samples):
+    images, clusters = map(np.asarray, samples)
+    shares = np.bincount(clusters) / N_SAMPLES
+    np.testing.assert_allclose(shares, params.cluster_weights, atol=0.012)
+    for k in range(3):
+        rows = images[clusters == k]
+        np.testing.assert_allclose(
+            rows.mean(axis=0), params.cluster_means[k], atol=0.03
+        )
+
+
+def test_an_image_has_its_probability_as_its_share_of_the_samples(params, samples):
+    images, _ = samples
+    codes = np.asarray(images) @ (2 ** np.arange(7)[::-1])
+    shares = np.bincount(codes, minlength=128) / N_SAMPLES
+    p = np.exp(textbook.log_likelihood(params, every_image(7)))
+    np.testing.assert_allclose(shares, p, atol=0.005)
+
+
+def test_pixels_are_drawn_apart_from_the_cluster(em):
+    """Seven equal clusters of fair coins: one key for both draws would tie them."""
+    fair = em.as_mixture(np.full(7, 1 / 7), np.full((7, 7), 0.5))
+    images, clusters = em.sample_images(jax.random.key(0), fair, N_SAMPLES)
+    own = np.asarray(images)[np.arange(N_SAMPLES), clusters]
+    assert own.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_cluster_of_weight_0_is_never_drawn(em, params):
+    without = params.replace(cluster_weights=jnp.float32([0.0, 0.5, 0.5]))
+    _, clusters = em.sample_images(KEY, without, N_SAMPLES)
+    assert set(clusters.tolist()) == {1, 2}
+
+
+# --- The classifier ---
+
+
+def test_a_class_counts_with_its_share(em, params, data):
+    """Mixtures differ in their number of clusters; shares are nearly 1 in sum."""
+    other = make_mixture(em, 5, 7, seed=1)
+    first = textbook.log_likelihood(params, data.on, data.seen) + np.log(0.908)
+    second = textbook.log_likelihood(other, data.on, data.seen) + np.log(0.1)
+    found = em.class_log_joint([params, other], [0.908, 0.1], data)
+    assert_agree("log joint", np.stack([first, second], axis=1), found)
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        pytest.param([1.0], "one weight for each class", id="too few"),
+        pytest.param([0.6, 0.413], "sum to 1", id="more than 1"),
+        pytest.param([0.6, 0.387], "sum to 1", id="less than 1"),
+        pytest.param([1.5, -0.5], "0 or more", id="negative"),
+    ],
+)
+def test_other_shares_of_classes_are_refused(em, params, data, shares, words):
+    with pytest.raises(ValueError, match=words):
+        em.class_log_joint([params, params], shares, data)
+
+
+# --- The bootstrap ---
+
+
+def test_a_replicate_is_a_run_of_em_with_the_rows_as_often_as_they_were_drawn(
+    em, params, data
+):
+    """Of twelve; they are made ten at a time."""
+    times = np.random.default_rng(0).integers(3, size=(12, 40)).astype(np.float32)
+    found = em.refit(params, data, times, 3, 0.5)
+    for i in range(12):
+        drawn = data.replace(weights=times[i])
+        expected, _ = em.run_em(params, drawn, 3, 0.5)
+        assert_agree(f"replicate {i}", expected.cluster_means, found.cluster_means[i])
+        assert_agree(
+            f"replicate {i}", expected.cluster_weights, found.cluster_weights[i]
+        )
+
+
+@pytest.fixture
+def draw(em, params, monkeypatch):
+    """How often bootstrap draws the rows of a table in which all is seen: (200, n)."""
+
+    def give_back_the_weights(params, data, weights, n_steps, pseudo_count):
+        assert pseudo_count == 0.5
+        return weights
+
+    def draw_rows(weights, key=KEY):
+        monkeypatch.setattr(em, "refit", give_back_the_weights)
+        rows = em.BinaryData(on=make_table(em).on, weights=weights)
+        return np.asarray(em.bootstrap(key, params, rows, pseudo_count=0.5))
+
+    return draw_rows
+
+
+def test_as_many_rows_are_drawn_as_there_are(draw):
+    times = draw(weights=None)
+    assert times.shape == (200, 40)
+    assert (times.sum(axis=1) == 40).all()
+    np.testing.assert_allclose(times.mean(axis=0), 1, atol=0.3)
+    assert times.var(axis=0).mean() == pytest.approx(39 / 40, abs=0.1)
+
+
+def test_of_whole_weights_as_many_rows_are_drawn_as_they_repeat(draw):
+    weights = np.float32([9] * 10 + [1] * 20 + [0] * 10)
+    times = draw(weights)
+    assert (times.sum(axis=1) == 110).all()
+    np.testing.assert_allclose(times.mean(axis=0), weights, atol=1)
+
+
+def test_of_other_weights_rows_are_drawn_each_with_its_weight(draw):
+    weights = make_weights(40)
+    times = draw(weights) / weights
+    np.testing.assert_allclose(times, times.round(), atol=1e-5)
+    np.testing.assert_allclose(times.sum(axis=1), 40, rtol=1e-5)
+
+
+def test_the_key_says_what_is_drawn(draw):
+    first = draw(weights=None)
+    assert (first == draw(None, key=jax.random.key(0))).all()
+    assert (first != draw(None, key=jax.random.key(1))).any()
+
+
+def test_the_errors_of_groups_that_overlap_are_as_large_as_runs_to_the_end_find(em):
+    """At 20 steps they would be a third of that."""
+    data = em.observe(*make_survey(2_000))
+    start = em.init_from_images(KEY, 2, data)
+    fitted, _ = em.run_em(start, data, 3_000)
+
+    def error(**how):
+        replicates = em.bootstrap(KEY, fitted, data, **how)
+        return np.asarray(replicates.cluster_weights[:, 0]).std(ddof=1)
+
+    assert error() == pytest.approx(error(n_steps=3_000), rel=0.1)
+
+
+def test_what_nobody_answered_has_no_error(em, params, data):
+    """Nor what only rows of weight 0 did."""
+    seen = data.seen.copy()
+    seen[:, 0] = False
+    seen[data.weights > 0, 1] = False
+    replicates = em.bootstrap(KEY, params, data.replace(seen=seen), 12, 3)
+    errors = np.std(replicates.cluster_means, axis=0)
+    assert np.isnan(errors[:, :2]).all()
+    assert (errors[:, 2:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        pytest.param({"weights": -np.ones(40)}, {}, "0 or more", id="weights"),
+        pytest.param({}, {"pseudo_count": NAN}, "pseudo_count", id="pseudo-count"),
+    ],
+)
+def test_a_bootstrap_refuses_what_a_fit_refuses(
+    em, params, data, change, options, words
+):
+    with pytest.raises(ValueError, match=words):
+        em.bootstrap(KEY, params, data.replace(**change), **options)
+
+
+# --- MNIST as it is read ---
+
+
+def test_mnist_is_whole(mnist):
+    (train_images, train_labels), (test_images, test_labels) = mnist
+    n_each = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(train_labels).tolist() == n_each
+    assert train_images.shape == (60_000, 28, 28)
+    assert test_images.shape == (10_000, 28, 28)
+    assert len(test_labels) == 10_000
+
+
+@pytest.fixture(scope="module")
+def some_mnist():
+    """The first 500 test images as TFDS yields them."""
+    import tensorflow_datasets as tfds  # takes seconds, and few tests need it
+
+    return tfds.load("mnist", split="test[:500]", data_dir=ROOT / "data")
+
+
+def test_a_pixel_is_on_at_half_of_the_full_brightness(em, some_mnist):
+    rows = list(some_mnist.as_numpy_iterator())
+    grey = np.stack([row["image"].squeeze(-1) for row in rows])
+    assert {127, 128} < set(grey.flat)
+    images, labels = em.tfds_to_numpy(some_mnist)
+    assert images.dtype == bool
+    np.testing.assert_array_equal(images, grey > 127)
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [row["label"] for row in rows]
+    black, _ = em.tfds_to_numpy(some_mnist, lambda share: share >= 1)
+    np.testing.assert_array_equal(black, grey == 255)
+
+
+def test_images_that_are_no_bytes_are_refused(em, some_mnist):
+    floats = some_mnist.map(lambda row: row | {"image": row["image"] / 255})
+    with pytest.raises(TypeError, match="unbatched"):
+        em.tfds_to_numpy(floats)
+
+
+def test_batches_are_refused(em, some_mnist):
+    with pytest.raises(TypeError, match="unbatched"):
+        em.tfds_to_numpy(some_mnist.batch(10))

@@ -1,0 +1,307 @@
+"""Tables become data: what observe takes, and what each function refuses."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+from textbook import make_mixture, make_table
+
+KEY = jax.random.PRNGKey(0)
+NAN = np.nan
+
+
+class NAType:
+    """As pandas' NA: no number, and no comparison is true or false."""
+
+    def __ne__(self, other):
+        return self
+
+    def __bool__(self):
+        raise TypeError("boolean value of NA is ambiguous")
+
+
+class NaTType:
+    """As pandas' NaT, an unknown time; nothing is known of it but its name."""
+
+
+class Frame:
+    """As much of a data frame, of pandas or polars, as observe needs."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def to_numpy(self):
+        return np.array(self.rows)
+
+
+# --- observe: the tables that it takes ---
+
+MASK = np.array([[False, False, True], [False, True, False]])
+
+TABLES_WITH_HOLES = [
+    pytest.param([[1, 0, None], [0, None, 1]], id="lists with None"),
+    pytest.param(jnp.array([[1, 0, NAN], [0, NAN, 1]]), id="jax"),
+    pytest.param(
+        np.array([[1, 0, NAType()], [0, NaTType(), 1]], dtype=object),
+        id="NA and NaT among objects",
+    ),
+    pytest.param(Frame([[True, False, None], [0, None, 1]]), id="data frame with null"),
+    pytest.param(
+        np.ma.array(np.uint8([[1, 0, 255], [0, 255, 1]]), mask=MASK),
+        id="masked integers",
+    ),
+    pytest.param(
+        np.ma.array([[1, 0, "?"], [0, None, 1]], mask=[[0, 0, 1], [0, 0, 0]]),
+        id="masked objects",
+    ),
+    pytest.param([[1, 0, np.ma.masked], [0, None, 1]], id="the masked constant"),
+]
+
+
+@pytest.mark.parametrize("table", TABLES_WITH_HOLES)
+def test_observe_takes_0_1_and_missing(em, table):
+    data = em.observe(table)
+    seen = np.asarray(data.seen)
+    assert seen.tolist() == [[True, True, False], [True, False, True]]
+    assert np.asarray(data.on)[seen].tolist() == [True, False, False, True]
+    assert data.weights is None
+
+
+def test_observe_says_nothing_of_seen_where_nothing_is_missing(em):
+    data = em.observe(Frame([[True, False], [False, True]]))
+    assert data.on.tolist() == [[True, False], [False, True]]
+    assert data.seen is None
+
+
+def test_observe_makes_rows_of_images(em):
+    data = em.observe([[[1, 0], [NAN, 1]], [[0, 0], [0, NAN]]])
+    assert data.on.tolist() == [[True, False, False, True], [False] * 4]
+    assert data.seen.tolist() == [[True, True, False, True], [True, True, True, False]]
+
+
+def test_observe_gives_arrays_of_jax(em):
+    data = em.observe([[1, 0], [NAN, 1]], [1, 2])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(data))
+    assert data.on.dtype == bool
+    assert data.seen.dtype == bool
+    assert data.weights.dtype == jnp.float32
+
+
+# --- observe: the tables that it refuses ---
+
+AS_TEXT = "map yes to 1 and no to 0 first, and leave what is missing missing"
+
+REFUSED_TABLES = [
+    pytest.param([[0, 1], [2, 1]], ValueError, "row 1, column 0 is 2", id="a two"),
+    pytest.param([0, 1, NAN], ValueError, "rows and columns", id="one dimension"),
+    pytest.param(np.ones((0, 3)), ValueError, "rows and columns", id="no rows"),
+    pytest.param([["yes", "no"]], TypeError, AS_TEXT, id="text"),
+    pytest.param([["1", None]], TypeError, AS_TEXT, id="text with gaps"),
+    pytest.param(
+        scipy.sparse.csr_array(np.eye(2)), TypeError, r"table\.toarray\(\)", id="sparse"
+    ),
+]
+
+
+@pytest.mark.parametrize(("table", "error", "words"), REFUSED_TABLES)
+def test_observe_refuses_other_tables(em, table, error, words):
+    with pytest.raises(error, match=words):
+        em.observe(table)
+
+
+def test_observe_refuses_what_is_no_table(em):
+    with pytest.raises((TypeError, ValueError)):
+        em.observe(iter([[0, 1]]))
+
+
+def test_the_mend_that_observe_names_for_grey_images_keeps_their_gaps(em):
+    table = np.array([[0.2, NAN, 0.7]])
+    mend = "np.where(np.isnan(table), np.nan, table >= 0.5)"
+    with pytest.raises(ValueError, match=re.escape(mend)):
+        em.observe(table)
+    mended = em.observe(np.where(np.isnan(table), np.nan, table >= 0.5))
+    assert mended.seen.tolist() == [[True, False, True]]
+    assert mended.on.tolist() == [[False, False, True]]
+
+
+# --- observe: weights ---
+
+
+def test_observe_takes_a_weight_for_each_row(em):
+    weights = jnp.array([2, 0])
+    data = em.observe([[1, 0], [NAN, 1]], weights)
+    assert data.weights.tolist() == [2.0, 0.0]
+
+
+REFUSED_WEIGHTS = [
+    pytest.param([1, -1], "0 or more", id="negative"),
+    pytest.param([1, np.inf], "finite", id="infinite"),
+    pytest.param([0, 0], "not all 0", id="all 0"),
+    pytest.param(np.ma.array([1, 5], mask=[0, 1]), "finite", id="masked"),
+    pytest.param([1], r"weights of shape \(1,\): need \(2,\)", id="too few"),
+]
+
+
+@pytest.mark.parametrize(("weights", "words"), REFUSED_WEIGHTS)
+def test_observe_refuses_other_weights(em, weights, words):
+    with pytest.raises(ValueError, match=words):
+        em.observe([[1, 0], [NAN, 1]], weights)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param([0.3, 0.7], id="a sum of 1"),
+        pytest.param([2.5, 1.52], id="a mean of 2.01"),
+    ],
+)
+def test_weights_on_another_scale_than_rows_are_told_how_to_be_mended(em, weights):
+    with pytest.warns(UserWarning, match=r"weights / weights\.mean\(\)") as warned:
+        em.observe([[1, 0], [0, 1]], weights)
+    assert warned[0].filename == __file__  # the line that called observe
+    mean = np.mean(weights)
+    assert f"the mean weight is {mean:.3g}," in str(warned[0].message)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param([1_000, 0], id="whole numbers"),
+        pytest.param([0.4, 0.62], id="a mean of 0.51"),
+        pytest.param([2.5, 1.48], id="a mean of 1.99"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_repeats_and_weights_of_a_mean_near_1_are_taken_quietly(em, weights):
+    em.observe([[1, 0], [0, 1]], weights)
+
+
+# --- as_data: rows that fit the mixture ---
+
+
+@pytest.fixture(scope="module")
+def params(em):
+    return make_mixture(em, 3, 7)
+
+
+@pytest.fixture(scope="module")
+def images(em):
+    return make_table(em).on
+
+
+OBSERVE = r"^pass boolean images, or a table through observe\(table\)$"
+
+REFUSED_DATA = [
+    pytest.param({"on": np.ones((40, 6), dtype=bool)}, "has 7 pixels", id="6 columns"),
+    pytest.param({"on": np.ones(40, dtype=bool)}, "has 7 pixels", id="one dimension"),
+    pytest.param({"seen": np.ones((1, 7), dtype=bool)}, "seen", id="one row of seen"),
+    pytest.param({"weights": np.ones(7)}, "weights of rows", id="weights of pixels"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), REFUSED_DATA)
+def test_rows_that_do_not_fit_the_mixture_are_refused(em, params, change, words):
+    with pytest.raises(ValueError, match=words):
+        em.as_data(params, make_table(em).replace(**change))
+
+
+def test_what_is_seen_is_boolean(em, params, images):
+    with pytest.raises(TypeError, match=OBSERVE):
+        em.as_data(params, em.BinaryData(on=images, seen=images * 1.0))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"cluster_weights": np.full(4, 0.25)}, id="a weight too many"),
+        pytest.param({"cluster_means": np.full((2, 3, 7), 0.5)}, id="two mixtures"),
+    ],
+)
+def test_a_mixture_of_another_shape_is_refused(em, params, images, change):
+    with pytest.raises(ValueError, match=r"(?i)shape|one mixture"):
+        em.as_data(params.replace(**change), images)
+
+
+COMPILED = {
+    "log_joint_prob": lambda em, p, x: em.log_joint_prob(p, x),
+    "log_likelihood": lambda em, p, x: em.log_likelihood(p, x),
+    "responsibilities": lambda em, p, x: em.responsibilities(p, x),
+    "e_step": lambda em, p, x: em.e_step(p, x),
+    "em_step": lambda em, p, x: em.em_step(p, x),
+    "run_em": lambda em, p, x: em.run_em(p, x, 3),
+    "mean_log_likelihood": lambda em, p, x: em.mean_log_likelihood(p, x),
+    "complete_images": lambda em, p, x: em.complete_images(p, x),
+    "class_log_joint": lambda em, p, x: em.class_log_joint([p], [1], x),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_a_forgotten_observe_is_one_clear_line(em, params, images, name):
+    with pytest.raises(TypeError, match=OBSERVE):
+        COMPILED[name](em, params, images * 1.0)
+
+
+IN_PYTHON = {
+    "fit": lambda em, p, x: em.fit(p, x),
+    "init_from_images": lambda em, p, x: em.init_from_images(KEY, 2, x),
+    "best_fit": lambda em, p, x: em.best_fit(KEY, 2, x),
+    "bootstrap": lambda em, p, x: em.bootstrap(KEY, p, x),
+}
+
+
+@pytest.mark.parametrize("name", IN_PYTHON)
+def test_a_data_frame_is_refused_before_anything_is_compiled(em, params, images, name):
+    with pytest.raises(TypeError, match=OBSERVE):
+        IN_PYTHON[name](em, params, Frame(images.tolist()))
+
+
+# --- as_mixture: parameters from outside ---
+
+
+def test_as_mixture_takes_lists_and_arrays(em):
+    """Weights may be rounded."""
+    means = np.array([[0.0, 0.5, 1.0], [0.1, 0.2, 0.3]])
+    mixture = em.as_mixture([0.25, 0.7505], means)
+    assert isinstance(mixture, em.BernoulliMixture)
+    for leaf in jax.tree.leaves(mixture):
+        assert isinstance(leaf, jax.Array)
+        assert leaf.dtype == jnp.float32
+    np.testing.assert_allclose(mixture.cluster_weights, [0.25, 0.7505])
+    np.testing.assert_allclose(mixture.cluster_means, means)
+
+
+HALVES = np.full((2, 3), 0.5)
+
+REFUSED_MIXTURES = [
+    pytest.param([0.5, 0.5], [0.5, 0.5], r"means \(2,\): need", id="means of one row"),
+    pytest.param([1.0], HALVES, "one cluster weight for each", id="a weight too few"),
+    pytest.param([0.6, 0.402], HALVES, "sum to 1", id="a sum of 1.002"),
+    pytest.param([0.6, 0.398], HALVES, "sum to 1", id="a sum of 0.998"),
+    pytest.param([1.5, -0.5], HALVES, "0 or more", id="a negative weight"),
+    pytest.param([0.5, 0.5], 1.01 * HALVES + 0.5, "probabilities", id="means above 1"),
+    pytest.param([0.5, 0.5], HALVES - 0.51, "probabilities", id="means below 0"),
+]
+
+
+@pytest.mark.parametrize(("weights", "means", "words"), REFUSED_MIXTURES)
+def test_what_is_no_mixture_is_refused(em, weights, means, words):
+    with pytest.raises(ValueError, match=words):
+        em.as_mixture(weights, means)
+
+
+# --- make_cluster_labels (what it counts, in test_em.py) ---
+
+
+@pytest.mark.parametrize(
+    ("assignments", "labels", "words"),
+    [
+        pytest.param([0, 1, 1], [1, 2], "each assignment", id="a label missing"),
+        pytest.param([0, 1], [3, 10], "0 to 9", id="no such digit"),
+    ],
+)
+def test_each_assignment_needs_a_cluster_and_a_digit(em, assignments, labels, words):
+    with pytest.raises(ValueError, match=words):
+        em.make_cluster_labels(assignments, labels, 2)
