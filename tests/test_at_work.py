@@ -88,12 +88,14 @@ def test_a_cluster_of_weight_0_is_never_drawn(em, params):
 
 
 def test_a_class_counts_with_its_share(em, params, data):
-    """Mixtures differ in their number of clusters; shares are nearly 1 in sum."""
+    """Shares are nearly 1 in sum; mixtures differ in their number of clusters."""
     other = make_mixture(em, 5, 7, seed=1)
     first = textbook.log_likelihood(params, data.on, data.seen) + np.log(0.908)
     second = textbook.log_likelihood(other, data.on, data.seen) + np.log(0.1)
-    found = em.class_log_joint([params, other], [0.908, 0.1], data)
-    assert_agree("log joint", np.stack([first, second], axis=1), found)
+    third = np.full(40, -np.inf)
+    expected = np.stack([first, second, third], axis=1)
+    found = em.class_log_joint([params, other, params], [0.908, 0.1, 0.0], data)
+    assert_agree("log joint", expected, found)
 
 
 @pytest.mark.parametrize(

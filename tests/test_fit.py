@@ -68,7 +68,7 @@ def test_what_is_left_goes_by_the_last_quarter_beside_the_one_before(em):
     ("curve", "expected"),
     [
         pytest.param([-5.0, -4.0, -3.99], INF, id="too short"),
-        pytest.param([-5.0, -4.0, -3.0, -2.0], INF, id="as quick as before"),
+        pytest.param([-5.0, -2.0, -1.0, 0.0], INF, id="as quick as before"),
         pytest.param([-5.0, -2.0, -3.0, -2.5], INF, id="a gain after a fall"),
         pytest.param([-5.0, -3.0, -3.0, -3.0], 0.0, id="flat"),
         pytest.param([-5.0, -3.0, -3.0, -3.5], 0.5, id="a fall"),
@@ -184,9 +184,16 @@ def test_a_fall_of_more_than_rounding_raises(em, params, data, pretend, pseudo_c
         em.fit(params, data, e_step=beyond, **options)
 
 
-def test_a_fall_below_the_tolerance_ends_a_fit(em, params, data, pretend):
-    e_step = pretend([-9.0, -5.0, -5.0, -5.000003])
-    assert em.fit(params, data, e_step=e_step).converged
+@pytest.mark.parametrize(
+    ("last", "tolerance"),
+    [
+        pytest.param(-5.000003, 1e-6, id="a fall below the tolerance"),
+        pytest.param(-5.0, 0.0, id="no tolerance, but nothing left"),
+    ],
+)
+def test_a_fit_that_stands_still_ends(em, params, data, pretend, last, tolerance):
+    e_step = pretend([-9.0, -5.0, -5.0, last])
+    assert em.fit(params, data, tolerance=tolerance, e_step=e_step).converged
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
