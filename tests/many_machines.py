@@ -15,6 +15,7 @@ Not tested: under Slurm JAX finds the coordinator and the numbers by itself
 """
 
 import argparse
+import os
 
 import jax
 import numpy as np
@@ -74,6 +75,8 @@ def read_table(em, path):
 
 def main():
     args = parse_arguments()
+    if args.coordinator:  # which no proxy leads to
+        os.environ["no_grpc_proxy"] = args.coordinator.rpartition(":")[0]
     jax.distributed.initialize(args.coordinator, args.processes, args.process)
     em = import_notebook()
 

@@ -201,7 +201,7 @@ def test_what_nobody_answered_has_no_error(em, params, data):
 @pytest.mark.parametrize(
     ("change", "options", "words"),
     [
-        pytest.param({"weights": -np.ones(40)}, {}, "0 or more", id="weights"),
+        pytest.param({"weights": np.full(40, NAN)}, {}, "finite", id="weights"),
         pytest.param({}, {"pseudo_count": NAN}, "pseudo_count", id="pseudo-count"),
     ],
 )

@@ -324,7 +324,9 @@ def run_two_processes(*options):
         "--processes=2",
         *options,
     ]
-    env = os.environ | {"XLA_FLAGS": ""}  # one device each
+    one_device = {"XLA_FLAGS": ""}
+    proxy = {"http_proxy": "http://127.0.0.1:9"}  # which has no part in this
+    env = os.environ | one_device | proxy
     processes = []
     for number in range(2):
         process = subprocess.Popen(
