@@ -79,7 +79,7 @@ distclean: clean ## delete the environment, too
 # One run at a time; whoever waited for it needs none. Its files are moved to $(REPORT) when it
 # is done, the report last, and dated at its start: what was changed meanwhile is newer.
 $(REPORT)/bernoulli_em.html: bernoulli_em.ipynb nbconvert_config.py $(READY)
-	@echo "Running the notebook (two or three minutes)"
+	@echo "Running the notebook (about two minutes)"
 	@mkdir -p $(REPORT) $(SETTINGS)
 	@exec 9< $(REPORT); $(RUN) $(LOCK); \
 	if test -e $@ && test -z "$$(find $^ -newer $@ 2>/dev/null)"; then exit; fi; \

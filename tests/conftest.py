@@ -58,6 +58,22 @@ def mnist(em):
 
 
 @pytest.fixture(scope="session")
+def params(em):
+    """The mixture that most tests ask: 3 clusters of 7 pixels."""
+    import textbook  # it starts JAX, which wants its settings from above
+
+    return textbook.make_mixture(em, 3, 7)
+
+
+@pytest.fixture(scope="session")
+def data(em):
+    """40 rows with holes and weights; some are 0, and of the first row nothing is seen."""
+    import textbook
+
+    return textbook.make_table(em)
+
+
+@pytest.fixture(scope="session")
 def report(request):
     """The folder of `make report`: the report, and the notebook as it was run."""
     stash = request.config.stash

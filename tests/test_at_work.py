@@ -22,17 +22,6 @@ KEY = jax.random.PRNGKey(0)
 NAN = np.nan
 
 
-@pytest.fixture(scope="module")
-def params(em):
-    return make_mixture(em, 3, 7)
-
-
-@pytest.fixture(scope="module")
-def data(em):
-    """With holes and weights; some are 0, and of the first row nothing is seen."""
-    return make_table(em)
-
-
 # --- Samples ---
 
 N_SAMPLES = 40_000

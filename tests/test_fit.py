@@ -10,26 +10,13 @@ from nbimport import ROOT
 from textbook import (
     assert_agree,
     every_image,
-    make_mixture,
     make_seen,
     make_survey,
-    make_table,
 )
 
 KEY = jax.random.PRNGKey(0)
 NAN = np.nan
 INF = np.inf
-
-
-@pytest.fixture(scope="module")
-def params(em):
-    return make_mixture(em, 3, 7)
-
-
-@pytest.fixture(scope="module")
-def data(em):
-    """With holes and weights; some are 0, and of the first row nothing is seen."""
-    return make_table(em)
 
 
 def objective(params, data, pseudo_count=0.0):

@@ -10,24 +10,12 @@ import textbook
 from textbook import (
     assert_agree,
     every_image,
-    make_mixture,
     make_seen,
     make_table,
     make_weights,
 )
 
 KEY = jax.random.PRNGKey(0)
-
-
-@pytest.fixture(scope="module")
-def params(em):
-    return make_mixture(em, 3, 7)
-
-
-@pytest.fixture(scope="module")
-def data(em):
-    """With holes and weights; some are 0, and of the first row nothing is seen."""
-    return make_table(em)
 
 
 KINDS = [

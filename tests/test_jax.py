@@ -24,11 +24,6 @@ def strict():
 
 
 @pytest.fixture(scope="module")
-def params(em):
-    return make_mixture(em, 3, 7)
-
-
-@pytest.fixture(scope="module")
 def other(em):
     return make_mixture(em, 3, 7, seed=1)
 
