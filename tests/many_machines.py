@@ -4,14 +4,15 @@ Two processes on one machine: this in one terminal, and in another the same with
 `--process 1` (it is tested):
 
     .venv/bin/python tests/many_machines.py \
-        --coordinator 127.0.0.1:1234 --processes 2 --process 0
+        --coordinator 127.0.0.1:1234 --processes 2 --process 0 \
+        --table answers.npy --clusters 5 --save mixture.npz
 
-They fit MNIST. For a table of your own, of 0, 1 and NaN for what is missing, write it
-by `np.save("answers.npy", table)` where all machines can read it, and add
-`--table answers.npy --save mixture.npz`. Each process reads its own rows only.
+The table, of 0, 1 and NaN for what is missing, is written by
+`np.save("answers.npy", table)` where all machines can read it. Each process reads its
+own rows only.
 
 Not tested: under Slurm JAX finds the coordinator and the numbers by itself
-(`srun --ntasks 16 .venv/bin/python tests/many_machines.py`).
+(`srun --ntasks 16 .venv/bin/python tests/many_machines.py --table answers.npy`).
 """
 
 import argparse
@@ -19,7 +20,7 @@ import os
 
 import jax
 import numpy as np
-from nbimport import ROOT, import_notebook
+from nbimport import import_notebook
 
 
 def parse_arguments():
@@ -28,8 +29,7 @@ def parse_arguments():
     parser.add_argument("--coordinator", help="address:port of process 0")
     parser.add_argument("--processes", type=int, help="how many there are")
     parser.add_argument("--process", type=int, help="which of them this one is")
-    parser.add_argument("--split", default="train", help="the part of MNIST to fit")
-    parser.add_argument("--table", help="fit this table instead: .npy of 0, 1 and NaN")
+    parser.add_argument("--table", required=True, help="what to fit: .npy of 0, 1, NaN")
     parser.add_argument("--clusters", type=int, default=15)
     parser.add_argument("--pseudo-count", type=float, default=0.0)
     parser.add_argument(
@@ -37,23 +37,6 @@ def parse_arguments():
     )
     parser.add_argument("--save", help="where process 0 saves the mixture (.npz)")
     return parser.parse_args()
-
-
-def read_mnist(em, split):
-    """This process's own images of a split, and how many images the split has."""
-    import tensorflow_datasets as tfds  # slow, and a table does without it
-
-    splits = tfds.even_splits(split, jax.process_count(), drop_remainder=True)
-    ds, info = tfds.load(
-        "mnist",
-        split=splits[jax.process_index()],
-        data_dir=ROOT / "data",
-        with_info=True,
-    )
-    images, _ = em.tfds_to_numpy(ds)
-    n_even = len(images) - len(images) % jax.local_device_count()
-    data = em.BinaryData(on=images[:n_even].reshape(n_even, -1))
-    return data, info.splits[split].num_examples
 
 
 def read_table(em, path):
@@ -80,10 +63,7 @@ def main():
     jax.distributed.initialize(args.coordinator, args.processes, args.process)
     em = import_notebook()
 
-    if args.table:
-        own_rows, n_rows = read_table(em, args.table)
-    else:
-        own_rows, n_rows = read_mnist(em, args.split)
+    own_rows, n_rows = read_table(em, args.table)
 
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     rows = em.shard(mesh, own_rows)

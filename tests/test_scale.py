@@ -370,18 +370,6 @@ def test_two_processes_fit_a_table_as_one_does(em, start, tmp_path):
     assert f"converged after {n_steps} steps at {expected.curve[-1]:.3f}" in printed
 
 
-def test_two_processes_fit_mnist(em, mnist, tmp_path):
-    run_two_processes(
-        "--split=train[:4001]", "--max-steps=2", f"--save={tmp_path}/mixture.npz"
-    )
-
-    (images, _), _ = mnist
-    start = em.init_mixture_params(jax.random.key(0), 15, 784)
-    expected = em.fit(start, images[:4_000], max_steps=2)
-    found = load_mixture(tmp_path / "mixture.npz")
-    textbook.assert_agree("the mixture", as_fields(expected.params), found)
-
-
 def test_a_process_says_where_its_rows_begin_in_a_bad_table(em, tmp_path, monkeypatch):
     table = make_table()
     table[24, 3] = 7
