@@ -1,7 +1,7 @@
 """The committed notebook, the README and nbconvert_config.py, without the run."""
 
+import ast
 import base64
-import dis
 import os
 import re
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter, NotebookExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from nbimport import ROOT
+from nbimport import ROOT, names_in_order
 from outputs import CODE_CELLS, NOTEBOOK, pictures_of, text_of
 from traitlets.config import PyFileConfigLoader
 
@@ -38,12 +38,11 @@ def rebound_by(source):
     """The names that a cell reads, at its top level, before it binds them itself."""
     read = set()
     bound = set()
-    for instruction in dis.get_instructions(compile(source, "a cell", "exec")):
-        name = instruction.argval
-        if instruction.opname == "LOAD_NAME" and name not in bound:
-            read.add(name)
-        elif instruction.opname == "STORE_NAME":
+    for name, is_bound in names_in_order(ast.parse(source)):
+        if is_bound:
             bound.add(name)
+        elif name not in bound:
+            read.add(name)
     return read & bound
 
 
