@@ -61,7 +61,7 @@ mark: SECONDS := 60 # for each test
 mark: $(READY) ## mark a solution: make mark NOTEBOOK=path/to/theirs.ipynb
 	$(if $(value NOTEBOOK),,$(error name a notebook: make mark NOTEBOOK=path/to/theirs.ipynb))
 	@$(PYTEST) tests/test_em.py --notebook='$(subst ','\'',$(value NOTEBOOK))' \
-		--timeout=$(SECONDS) -vv --no-header --tb=no --assert=plain
+		--timeout=$(SECONDS) -vv -rfEs --no-header --tb=no --assert=plain
 
 lock: $(READY) ## renew requirements.txt from environment.yml
 	$(RUN) -m pip install --quiet uv

@@ -139,7 +139,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_sessionfinish(session):
-    """Stop a run that nobody waited for; say last what had no browser to run in."""
+    """Stop a run that nobody waited for; say last what had no browser, what to fix."""
     making = session.config.stash.get(MAKING, None)
     if making and making.poll() is None:
         os.killpg(making.pid, signal.SIGTERM)
@@ -153,4 +153,25 @@ def pytest_sessionfinish(session):
             f"No browser here: {n_without_browser} tests of the square to draw in were "
             "skipped. They need Chromium (on Debian: apt install chromium)."
         )
+    failed = [test.nodeid for test in terminal.stats.get("failed", [])]
+    marks = [function_asked_by(name) for name in failed if "test_em.py::" in name]
+    if marks:
+        terminal.write_line(what_to_fix(marks))
     return result
+
+
+def function_asked_by(test):
+    """The function of Part 1 that a test of test_em.py asks, which its name tells."""
+    from exercise import FUNCTIONS  # it needs nbformat, which only this needs
+
+    _, _, name = test.partition("::test_")
+    for function in FUNCTIONS:
+        if name.startswith(f"{function}_"):
+            return function
+    return "em_step"  # the likelihood may fall though each function seems right
+
+
+def what_to_fix(functions):
+    """Where to begin, with functions that failed in the order of the notebook."""
+    others = "; the later failures may follow from it" if len(functions) > 1 else ""
+    return f"Fix {functions[0]} first{others}."
