@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import test_em
 import textbook
+from conftest import function_asked_by, what_to_fix
 from exercise import FUNCTIONS, without_bodies
 from nbimport import ROOT, import_notebook
 from textbook import assert_agree
@@ -189,10 +190,15 @@ def em_step(params, binary_images):
     r = responsibilities(params, binary_images)
     n_k = r.sum(axis=0)
     means = dot(r.T, as_floats(binary_images)) / jnp.maximum(n_k, 1e-30)[:, None]
+    means = jnp.clip(means, MIN_MEAN, 1 - MIN_MEAN)
     return BernoulliMixture(cluster_weights=n_k / n_k.sum(), cluster_means=means)
 """,
     """\
 def make_cluster_labels(assignments, labels, n_clusters):
+    if len(assignments) != len(labels):
+        raise ValueError("one label for each assignment")
+    if min(labels) < 0 or max(labels) > 9:
+        raise ValueError("labels are digits")
     counts = np.zeros((n_clusters, 10), dtype=int)
     for cluster, digit in zip(assignments, labels):
         counts[cluster][digit] += 1
@@ -286,11 +292,44 @@ def test_part_1_alone_takes_means_of_exactly_0_and_1(part_1_path):
 
 
 def test_a_whole_em_step_does_without_its_halves(hand_in):
+    e_step_is_missing = "e_step isn't written; em_step is asked instead"
+    m_step_is_missing = "m_step isn't written; em_step is asked instead"
     assert mark(hand_in(ANSWERS)) == {
-        "test_e_step_agrees_with_the_textbook": "e_step isn't written",
-        "test_m_step_agrees_with_the_textbook": "m_step isn't written",
-        "test_m_step_makes_a_mean_without_counts_one_half": "m_step isn't written",
+        "test_e_step_agrees_with_the_textbook": e_step_is_missing,
+        "test_m_step_agrees_with_the_textbook": m_step_is_missing,
+        "test_m_step_clips_its_means": m_step_is_missing,
+        "test_m_step_makes_a_mean_without_counts_one_half": m_step_is_missing,
     }
+
+
+def test_an_em_step_of_two_halves_needs_both(hand_in):
+    em_step = (
+        "def em_step(params, binary_images):\n"
+        "    return m_step(e_step(params, binary_images))"
+    )
+    says = mark(hand_in([*ANSWERS, HALVES[0], em_step]))
+    assert says["test_m_step_clips_its_means"] == "m_step isn't written"
+    assert "test_e_step_agrees_with_the_textbook" not in says
+
+
+@pytest.mark.parametrize(
+    ("left_out", "says"),
+    [
+        pytest.param("no cell", "responsibilities isn't written", id="not written"),
+        pytest.param("responsibilities-code", "no responsibilities", id="deleted"),
+    ],
+)
+def test_an_em_step_may_compute_the_responsibilities_itself(
+    handed_out, tmp_path, left_out, says
+):
+    cells = [source for cell_id, source in handed_out.items() if cell_id != left_out]
+    softmax = "jax.nn.softmax(log_joint_prob(params, binary_images), axis=1)"
+    answers = [answer for answer in ANSWERS if "def responsibilities" not in answer]
+    answers = change(answers, "responsibilities(params, binary_images)", softmax)
+    em = import_notebook(save(tmp_path / "theirs.ipynb", [*cells, *answers]))
+    test_em.test_em_step_agrees_with_the_textbook(em)
+    with pytest.raises(pytest.skip.Exception, match=f"^{says}; em_step is asked"):
+        test_em.test_responsibilities_agree_with_the_textbook(em)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +344,16 @@ def test_a_whole_em_step_does_without_its_halves(hand_in):
             "n_k / n_k.sum(), cluster_means=means",
             "np.asarray(n_k) / n_k.sum(), cluster_means=np.clip(means, 1e-4, 1 - 1e-4)",
             id="a clip after the step, in NumPy",
+        ),
+        pytest.param(
+            "jnp.clip(share_on, MIN_MEAN, 1 - MIN_MEAN)",
+            "jnp.clip(share_on, 1e-4, 1 - 1e-4)",
+            id="another clip in the M-step",
+        ),
+        pytest.param(
+            "clip(params.cluster_means, MIN_MEAN, 1 - MIN_MEAN)",
+            "asarray(params.cluster_means)",
+            id="a clip in the steps alone",
         ),
         pytest.param(
             "dot(r.T, as_floats(binary_images)) /",
@@ -323,21 +372,10 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
     assert not mark(hand_in(change(ANSWERS + HALVES, right, other)))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, about theirs
 @pytest.mark.parametrize(
     ("right", "wrong", "finds_it"),
     [
-        pytest.param(
-            "jnp.clip(params.cluster_means, MIN_MEAN, 1 - MIN_MEAN)",
-            "params.cluster_means",
-            test_em.test_the_likelihood_never_falls,
-            id="no clip",
-        ),
-        pytest.param(
-            "clip(params.cluster_means, MIN_MEAN, 1 - MIN_MEAN)",
-            "clip(params.cluster_means, 1e-9, 1 - 1e-9)",
-            test_em.test_the_likelihood_never_falls,
-            id="a clip at 1 in float32",
-        ),
         pytest.param(
             "dot(x, jnp.log(means).T) + dot(1 - x, jnp.log(1 - means).T)",
             "jnp.log(jnp.where(x[:, None] == 1, means, 1 - means).prod(axis=2))",
@@ -355,6 +393,12 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
             "",
             test_em.test_log_joint_prob_agrees_with_the_textbook,
             id="log_joint_prob, no weights",
+        ),
+        pytest.param(
+            "clip(params.cluster_means, MIN_MEAN, 1 - MIN_MEAN)",
+            "clip(params.cluster_means, 0.01, 0.99)",
+            test_em.test_log_joint_prob_agrees_with_the_textbook,
+            id="log_joint_prob, a clip that is too wide",
         ),
         pytest.param(
             "jnp.ones(n_clusters) / n_clusters",
@@ -379,6 +423,12 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
             "means = jnp.ones((n_clusters, 1)) * jax.random.uniform(key, (1, n_pixels)",
             test_em.test_init_mixture_params_has_means_between_0_and_1_that_differ,
             id="init_mixture_params, equal clusters",
+        ),
+        pytest.param(
+            "means = jax.random.uniform(key, (n_clusters, n_pixels)",
+            "means = jnp.ones((1, n_pixels)) * jax.random.uniform(key, (n_clusters, 1)",
+            test_em.test_init_mixture_params_has_means_between_0_and_1_that_differ,
+            id="init_mixture_params, equal pixels",
         ),
         pytest.param(
             "uniform(key, (n_clusters, n_pixels)",
@@ -412,9 +462,25 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
         ),
         pytest.param(
             "jax.nn.logsumexp(log_joint_prob(params, binary_images), axis=1)",
-            "jnp.log(jnp.exp(log_joint_prob(params, binary_images)).sum(axis=1))",
+            "np.log(np.exp(np.float64(log_joint_prob(params, binary_images))).sum(axis=1))",
             test_em.test_log_likelihood_agrees_with_the_textbook,
-            id="log_likelihood, a sum that underflows",
+            id="log_likelihood, a sum that underflows in float64",
+        ),
+        pytest.param(
+            "    return jax.nn.logsumexp(log_joint_prob(params, binary_images), axis=1)",
+            "    log_joint = log_joint_prob(params, binary_images)\n"
+            "    largest = log_joint.max()\n"
+            "    return largest + jnp.log(jnp.exp(log_joint - largest).sum(axis=1))",
+            test_em.test_log_likelihood_agrees_with_the_textbook,
+            id="log_likelihood, relative to the largest of all images",
+        ),
+        pytest.param(
+            "    return jax.nn.logsumexp(log_joint_prob(params, binary_images), axis=1)",
+            "    log_joint = log_joint_prob(params, binary_images)\n"
+            "    first = log_joint[:, :1]\n"
+            "    return first[:, 0] + jnp.log(jnp.exp(log_joint - first).sum(axis=1))",
+            test_em.test_log_likelihood_agrees_with_the_textbook,
+            id="log_likelihood, relative to the first cluster",
         ),
         pytest.param(
             "softmax(log_joint_prob(params, binary_images), axis=1)",
@@ -448,16 +514,43 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
             id="e_step, a mean over images",
         ),
         pytest.param(
+            "def e_step(params, binary_images):",
+            "def e_step(params, binary_images):\n"
+            "    if len(binary_images) > 10:\n"
+            "        n_batches = len(binary_images) // 10\n"
+            "        binary_images = binary_images[: 10 * n_batches]",
+            test_em.test_e_step_agrees_with_the_textbook,
+            id="e_step, batches that drop the rest",
+        ),
+        pytest.param(
             "counts.on_counts / (counts.on_counts + counts.off_counts)",
             "counts.on_counts",
             test_em.test_m_step_agrees_with_the_textbook,
             id="m_step, no division",
         ),
         pytest.param(
+            "counts.on_counts / (counts.on_counts + counts.off_counts)",
+            "counts.on_counts / counts.on_counts.max(axis=1, keepdims=True)",
+            test_em.test_m_step_agrees_with_the_textbook,
+            id="m_step, divided by the largest on-count",
+        ),
+        pytest.param(
             "counts.cluster_counts / counts.cluster_counts.sum()",
             "counts.cluster_counts",
             test_em.test_m_step_agrees_with_the_textbook,
             id="m_step, counts as weights",
+        ),
+        pytest.param(
+            "jnp.clip(share_on, MIN_MEAN, 1 - MIN_MEAN)",
+            "jnp.maximum(share_on, MIN_MEAN)",
+            test_em.test_m_step_clips_its_means,
+            id="m_step, no clip below 1",
+        ),
+        pytest.param(
+            "jnp.clip(share_on, MIN_MEAN, 1 - MIN_MEAN)",
+            "jnp.minimum(share_on, 1 - MIN_MEAN)",
+            test_em.test_m_step_clips_its_means,
+            id="m_step, no clip above 0",
         ),
         pytest.param(
             "    share_on = jnp.where(jnp.isnan(share_on), 0.5, share_on)\n",
@@ -478,6 +571,12 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
             id="em_step, divided by the number of images",
         ),
         pytest.param(
+            "n_k / n_k.sum(), cluster_means=means",
+            "n_k / n_k.sum(), cluster_means=1 - means",
+            test_em.test_the_likelihood_never_falls,
+            id="em_step, on and off exchanged",
+        ),
+        pytest.param(
             "cluster_weights=n_k / n_k.sum()",
             "cluster_weights=params.cluster_weights",
             test_em.test_em_step_agrees_with_the_textbook,
@@ -488,6 +587,12 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
             "cluster_weights=n_k",
             test_em.test_em_step_agrees_with_the_textbook,
             id="em_step, counts as weights",
+        ),
+        pytest.param(
+            "    means = jnp.clip(means, MIN_MEAN, 1 - MIN_MEAN)\n",
+            "",
+            test_em.test_em_step_clips_its_means,
+            id="em_step, no clip",
         ),
         pytest.param(
             "jnp.maximum(n_k, 1e-30)",
@@ -506,6 +611,37 @@ def test_a_right_answer_may_be_written_another_way(hand_in, right, other):
             "np.zeros((max(assignments) + 1, 10), dtype=int)",
             test_em.test_make_cluster_labels_counts_the_digits_of_each_cluster,
             id="make_cluster_labels, no row for a cluster without images",
+        ),
+        pytest.param(
+            "    for cluster, digit in zip(assignments, labels):\n"
+            "        counts[cluster][digit] += 1\n",
+            "    counts[assignments, labels] += 1\n",
+            test_em.test_make_cluster_labels_counts_the_digits_of_each_cluster,
+            id="make_cluster_labels, one of each digit",
+        ),
+        pytest.param(
+            "dtype=int",
+            "dtype=np.uint8",
+            test_em.test_make_cluster_labels_counts_the_digits_of_each_cluster,
+            id="make_cluster_labels, counts in bytes",
+        ),
+        pytest.param(
+            "len(assignments) != len(labels)",
+            "False",
+            test_em.test_make_cluster_labels_refuses_all_but_a_digit_for_each_assignment,
+            id="make_cluster_labels, takes too few labels",
+        ),
+        pytest.param(
+            "max(labels) > 9",
+            "False",
+            test_em.test_make_cluster_labels_refuses_all_but_a_digit_for_each_assignment,
+            id="make_cluster_labels, takes a label above 9",
+        ),
+        pytest.param(
+            "min(labels) < 0",
+            "False",
+            test_em.test_make_cluster_labels_refuses_all_but_a_digit_for_each_assignment,
+            id="make_cluster_labels, takes a label below 0",
         ),
     ],
 )
@@ -537,6 +673,7 @@ def test_marking_says_of_each_test_whether_it_passes_or_why_not(handed_out, tmp_
     answers = [
         "log_joint_prob = lambda params, binary_images: n_train",
         "def responsibilities(*arguments):\n    while True:\n        pass",
+        "em_step = lambda params, binary_images: params",
         ANSWERS[-1],
     ]
     path = save(tmp_path / "it's $HOME, theirs.ipynb", [*cells.values(), *answers])
@@ -547,16 +684,36 @@ def test_marking_says_of_each_test_whether_it_passes_or_why_not(handed_out, tmp_
     right = says["test_make_cluster_labels_counts_the_digits_of_each_cluster"]
     breaks = says["test_log_joint_prob_agrees_with_the_textbook"]
     missing = says["test_log_likelihood_agrees_with_the_textbook"]
-    not_written = says["test_em_step_agrees_with_the_textbook"]
+    not_written = says["test_init_mixture_params_has_equal_weights"]
     may_be_missing = says["test_m_step_agrees_with_the_textbook"]
     endless = says["test_responsibilities_agree_with_the_textbook"]
     assert right == "PASSED"
-    assert breaks.startswith("NameError: name 'n_train' is not defined")
+    assert breaks.startswith("NameError: name 'n_train' is not defined: cell [4] def")
     assert "has no attribute 'log_likelihood'" in missing
-    assert not_written == "NotImplementedError: em_step isn't written"
+    assert not_written == "NotImplementedError: init_mixture_params isn't written"
     assert may_be_missing == "SKIPPED"
+    reasons = re.findall(r"(?m)^SKIPPED \S+ \S+: (.*)$", done.stdout)
+    assert "no ExpectedCounts; em_step is asked instead" in reasons
     assert endless.startswith("Failed: Timeout")
+    *_, last_line = done.stdout.splitlines()
+    first = "Fix log_joint_prob first; the later failures may follow from it."
+    assert last_line == first
     assert done.returncode != 0
+
+
+def test_marks_come_in_the_order_in_which_the_functions_are_written(exercise):
+    """The last of all is what depends on all."""
+    written = []
+    for cell in exercise.cells:
+        if has_tag(cell, "answer"):
+            written += [node.name for node in ast.parse(cell.source).body]
+    asked = [function_asked_by(f"tests/test_em.py::{name}") for name in TESTS]
+    assert list(dict.fromkeys(asked)) == written
+    assert list(TESTS)[-1] == "test_the_likelihood_never_falls"
+
+
+def test_a_single_failure_is_what_to_fix():
+    assert what_to_fix(["m_step"]) == "Fix m_step first."
 
 
 @pytest.mark.parametrize(

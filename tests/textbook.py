@@ -119,6 +119,11 @@ def make_images(n, h, w, seed=0):
     return images.reshape(n, h, w)
 
 
+def make_coins(n, n_pixels, seed=0):
+    """Images whose pixels are all tossed by a fair coin: (n, n_pixels)."""
+    return np.random.default_rng(seed).uniform(size=(n, n_pixels)) < 0.5
+
+
 def make_seen(shape, share_hidden=0.5, seed=0):
     """Which pixels are seen after a share of them was hidden: (n, n_pixels)."""
     rng = np.random.default_rng(seed)
@@ -170,6 +175,33 @@ def make_mixture(em, n_clusters, n_pixels, seed=0):
         cluster_weights=jnp.asarray(weights / weights.sum(), dtype=jnp.float32),
         cluster_means=jnp.asarray(means, dtype=jnp.float32),
     )
+
+
+def make_sharp_mixture(em, n_clusters, n_pixels):
+    """The same, but in all clusters pixel 0 is hardly ever on, and pixel 1 hardly off."""
+    params = make_mixture(em, n_clusters, n_pixels)
+    means = params.cluster_means.at[:, 0].set(0.001).at[:, 1].set(0.999)
+    return em.BernoulliMixture(
+        cluster_weights=params.cluster_weights, cluster_means=means
+    )
+
+
+def make_far_apart(em, n, h, w):
+    """(params, images), hundreds of nats apart.
+
+    One cluster is nearly blank, one nearly full. So is each third of the images; of the
+    last third each pixel is tossed by a fair coin, which is improbable in either cluster.
+    """
+    rng = np.random.default_rng(0)
+    blank = rng.uniform(0.02, 0.08, size=h * w)
+    means = np.stack([blank, 1 - blank])
+    shares_on = np.stack([*means, np.full(h * w, 0.5)])
+    images = rng.uniform(size=(n, h * w)) < shares_on[np.arange(n) % 3]
+    params = em.BernoulliMixture(
+        cluster_weights=jnp.array([0.4, 0.6], dtype=jnp.float32),
+        cluster_means=jnp.asarray(means, dtype=jnp.float32),
+    )
+    return params, images.reshape(n, h, w)
 
 
 def every_image(n_pixels):
