@@ -38,7 +38,7 @@ SCREEN = """
     --jp-mirror-editor-number-color: #007700;
     --jp-mirror-editor-operator-color: #9900ee;
   }
-  body :not(pre) > code { white-space: normal; }
+  body .jp-RenderedHTMLCommon :not(pre) > code { white-space: normal; }
   body .jp-RenderedText pre { white-space: pre; word-break: normal; }
   body :is(.jp-RenderedText pre, .highlight pre, .equation) { overflow-x: auto; }
   .equation { display: block; }
