@@ -2,7 +2,8 @@
 
 `make report` says `python -m nbconvert --config nbconvert_config.py --to html --execute`.
 In the report equations are drawings, labelled with their source; figures keep their
-alternative text and their size; code that only draws is a click away; and the notebook
+alternative text and their size, and what moves has a still picture beside it; code that
+only draws or checks is a click away; on paper everything fits the page; and the notebook
 as it was executed lies beside it.
 
 `make execute` runs the notebook in place, and renews the pictures of the README, too.
@@ -10,24 +11,88 @@ as it was executed lies beside it.
 
 import base64
 import html
+import io
+import re
 from xml.etree import ElementTree
 
 import nbformat
 import ziamath
 from jinja2 import pass_context
+from mistune.plugins.table import render_table_cell
 from nbconvert.filters import clean_html
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor, Preprocessor
+from PIL import Image
 from traitlets import Unicode
 
-# Lines that are short enough to read, numbers that don't break where a screen ends, and
-# room for a cell's number of three digits.
-STYLE = """
+# On a screen: lines that are short enough to read, room for a cell's number of three
+# digits, colours that stand out from their ground, and links that colour alone doesn't
+# tell. What is too wide for its column scrolls within it.
+SCREEN = """
   body .jp-RenderedMarkdown > :is(p, ul, ol, details) { max-width: 800px; }
-  body .jp-RenderedText pre { white-space: pre; overflow-x: auto; word-break: normal; }
-  body .jp-Cell { --jp-cell-prompt-width: 76px; }
+  body .jp-RenderedHTMLCommon a:any-link { text-decoration: underline; }
+  body .jp-Cell { --jp-cell-prompt-width: 76px; --jp-cell-prompt-not-active-opacity: 1; }
+  body .highlight {
+    --jp-mirror-editor-comment-color: #356b6b;
+    --jp-mirror-editor-number-color: #007700;
+    --jp-mirror-editor-operator-color: #9900ee;
+  }
+  body .jp-RenderedHTMLCommon :not(pre) > code { white-space: normal; }
+  body .jp-RenderedText pre { white-space: pre; word-break: normal; }
+  body :is(.jp-RenderedText pre, .highlight pre, .equation) { overflow-x: auto; }
+  .equation { display: block; }
+  .equation svg { min-width: max-content; }
 """
+
+# On paper: the page's whole width, and no cell's number beside it; code so small that a line
+# of A4 holds 105 characters, and wrapped where that isn't enough; equations and figures as
+# wide as the page at most, and none of them on two pages.
+PAPER = """
+  @media print {
+    body.jp-Notebook { margin: 0; padding: 0; overflow: visible; }
+    body .jp-Cell { padding: 4px 0; --jp-code-font-size: 8pt; }
+    body :is(.jp-InputPrompt, .jp-OutputPrompt) { display: none; }
+    body :is(.jp-InputArea, .jp-InputArea-editor, .jp-MarkdownOutput, .jp-OutputArea,
+      .jp-OutputArea-child, .jp-OutputArea-output) {
+      display: block;
+      width: auto;
+      margin: 0;
+      padding-right: 0;
+      overflow: visible;
+    }
+    body .jp-RenderedText { padding-left: 5px; }
+    body :is(.jp-RenderedText pre, .highlight pre) {
+      white-space: pre-wrap;
+      overflow-wrap: anywhere;
+    }
+    body :is(.jp-RenderedText pre, .highlight pre, .equation) { overflow: visible; }
+    body :is(img, svg) { max-width: 100%; height: auto; }
+    .equation svg { min-width: 0; }
+    p, li, pre { orphans: 3; widows: 3; }
+    h1, h2, h3, h4, summary { break-after: avoid; }
+    .equation, tr, picture, img, .jp-OutputArea-child { break-inside: avoid; }
+    .jp-CodeCell:has(.jp-InputArea details) { break-inside: avoid; }
+  }
+"""
+
+# Elsewhere than in Chromium and Firefox, the keyboard scrolls only what it can go to.
+SCRIPT = """
+  function letTheKeyboardScroll() {
+    for (const box of document.querySelectorAll("pre, .equation")) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  }
+  window.addEventListener("load", letTheKeyboardScroll);
+  window.addEventListener("resize", letTheKeyboardScroll);
+  window.addEventListener("toggle", letTheKeyboardScroll, true);
+"""
+
+# How the first line of a folded cell says what its code does.
+WHAT_IT_DOES = ("# draws: ", "# checks: ")
+
+STANDS_STILL = "print, (prefers-reduced-motion: reduce)"
 
 README_PICTURES = {"forming": "prototypes.png", "holes-figure": "holes.png"}
 
@@ -40,20 +105,46 @@ def draw_equation(tex, inline):
     svg.set("aria-label", " ".join(tex.split()))
     if inline:
         svg.set("style", f"vertical-align:{equation.getyofst():.1f}px")
-    else:
-        svg.set("style", "min-width:max-content")
     return ElementTree.tostring(svg, encoding="unicode")
 
 
-class EquationRenderer(IPythonRenderer):
-    """nbconvert's Markdown, with equations as drawings."""
+def without_motion(png):
+    """The picture that a moving PNG shows where it can't move; None if it doesn't move."""
+    picture = Image.open(io.BytesIO(png))
+    if not picture.is_animated:
+        return None
+    still = io.BytesIO()
+    picture.save(still, format="PNG")
+    return still.getvalue()
+
+
+def beside_still(image):
+    """An <img>; if it moves, with what is shown on paper and to who wants less motion."""
+    png = re.search(r'src="data:image/png;base64,(.*?)"', image)
+    still = without_motion(base64.b64decode(png[1])) if png else None
+    if still is None:
+        return image
+    address = f"data:image/png;base64,{base64.b64encode(still).decode()}"
+    source = f'<source media="{STANDS_STILL}" srcset="{address}">'
+    return f"<picture>{source}{image}</picture>"
+
+
+class ReportRenderer(IPythonRenderer):
+    """nbconvert's Markdown, with equations as drawings, and motion only where wanted."""
 
     def block_math(self, body):
         equation = draw_equation(body, inline=False)
-        return f'<span style="display:block;overflow-x:auto">{equation}</span>'
+        return f'<span class="equation">{equation}</span>'
 
     def inline_math(self, body):
         return draw_equation(body, inline=True)
+
+    def image(self, text, url, title=None):
+        return beside_still(super().image(text, url, title))
+
+    def table_cell(self, text, align=None, head=False):
+        """A cell of a table; one without a text is nobody's head."""
+        return render_table_cell(self, text, align, head and text != "")
 
     # To embed images nbconvert parses each piece of HTML by itself, and so closes, say,
     # a <details> where its first paragraph ends. Only pieces with an image need that.
@@ -69,7 +160,7 @@ class EquationRenderer(IPythonRenderer):
 def markdown_to_html(context, source):
     """Markdown as HTML, with the images of the notebook's folder in it."""
     folder = context["resources"]["metadata"]["path"]
-    renderer = EquationRenderer(escape=False, embed_images=True, path=folder)
+    renderer = ReportRenderer(escape=False, embed_images=True, path=folder)
     return MarkdownWithMath(renderer=renderer).render(source)
 
 
@@ -78,9 +169,9 @@ def highlight_code(source, language=None, metadata=None):
     code = Highlight2HTML(pygments_lexer="ipython3")(source, language, metadata)
     if not (metadata or {}).get("jupyter", {}).get("source_hidden"):
         return code
-    summary = "code that draws"
+    summary = "folded code"
     first_line = source.partition("\n")[0]
-    if first_line.startswith("# draws: "):
+    if first_line.startswith(WHAT_IT_DOES):
         summary = first_line.removeprefix("# ")
     return f"<details><summary>{html.escape(summary)}</summary>{code}</details>"
 
@@ -99,12 +190,13 @@ class KeepNotebook(Preprocessor):
         return nb, resources
 
 
-class Style(Preprocessor):
-    """Puts our style into the page's first cell."""
+class StyleAndScript(Preprocessor):
+    """Puts our style and our script into the page's first cell."""
 
     def preprocess(self, nb, resources):
         first = nb.cells[0]
-        first.source = f"<style>{STYLE}</style>\n\n{first.source}"
+        ours = f"<style>{SCREEN}{PAPER}</style>\n\n<script>{SCRIPT}</script>"
+        first.source = f"{ours}\n\n{first.source}"
         return nb, resources
 
 
@@ -131,7 +223,7 @@ def figure_to_html(png, about):
             image.set(side, str(about[side]))
     image.set("style", "max-width:100%;height:auto")
     image.set("src", f"data:image/png;base64,{png.strip()}")
-    return ElementTree.tostring(image, encoding="unicode", method="html")
+    return beside_still(ElementTree.tostring(image, encoding="unicode", method="html"))
 
 
 class ReadmePictures(Preprocessor):
@@ -162,7 +254,7 @@ c.HTMLExporter.preprocessors = [
     CoalesceStreamsPreprocessor,
     KeepNotebook,
     DescribedFigures,
-    Style,
+    StyleAndScript,
 ]
 c.NotebookExporter.preprocessors = [CoalesceStreamsPreprocessor, ReadmePictures]
 c.HTMLExporter.mathjax_url = "data:,"  # nothing to fetch

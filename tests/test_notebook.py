@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import io
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from nbconvert import HTMLExporter, NotebookExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbimport import ROOT, names_in_order
 from outputs import CODE_CELLS, NOTEBOOK, pictures_of, text_of
+from PIL import Image
 from traitlets.config import PyFileConfigLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ziamath")
@@ -161,6 +163,22 @@ The mean $\\mu$.
 </details>
 
 After the answer."""
+TABLE = """| | plain | cooled |
+|---|---|---|
+| noise | 48 | 8 |"""
+
+
+def moving_picture(*greys):
+    """A PNG of one pixel that takes these greys; where it can't move, the last."""
+    frames = [Image.new("L", (1, 1), grey) for grey in greys]
+    moving = io.BytesIO()
+    frames[-1].save(
+        moving, format="PNG", default_image=True, save_all=True, append_images=frames
+    )
+    return base64.b64encode(moving.getvalue()).decode()
+
+
+MOVING = moving_picture(250, 130, 10)
 
 
 def shows(data, **about):
@@ -172,14 +190,18 @@ def small_notebook():
     figure = shows({"image/png": DOT}, alt='A "dot" <b>.', width=300, height=150)
     widget = f"<canvas></canvas><script>{SCRIPT}</script>"
     canvas = shows({"text/html": widget, "image/png": DOT}, alt="A canvas.")
+    moving = shows({"image/png": MOVING}, alt="It moves.")
     cells = [
         new_markdown_cell(ANSWER),
         new_code_cell("figure", id="forming", outputs=[figure]),
         new_code_cell("canvas", id="canvas", outputs=[canvas]),
+        new_code_cell("moving", id="moving", outputs=[moving]),
+        new_markdown_cell(f"{TABLE}\n\n![It moves.](moving.png)", id="table"),
         new_code_cell("axis.plot(x)", id="plain"),
-        new_code_cell("# draws: who shares our 3\naxis.bar(x)", id="named"),
+        new_code_cell("# draws: who shares our 3\naxis.bar(x)", id="draws"),
+        new_code_cell("# checks: a < b\nassert a < b", id="checks"),
     ]
-    for cell in cells[-2:]:
+    for cell in cells[-3:]:
         cell.metadata["jupyter"] = {"source_hidden": True}
     return new_notebook(cells=cells)
 
@@ -189,6 +211,7 @@ def small_path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     nbformat.write(small_notebook(), folder / "small.ipynb")
     (folder / "dot.png").write_bytes(base64.b64decode(DOT))
+    (folder / "moving.png").write_bytes(base64.b64decode(MOVING))
     return folder / "small.ipynb"
 
 
@@ -220,8 +243,9 @@ def test_a_canvas_is_shown_with_its_script_and_without_its_still_picture(small_p
 
 
 def test_hidden_code_is_folded_under_what_its_first_line_says(small_page):
-    assert the_cell(small_page, "plain").summary.string == "code that draws"
-    assert the_cell(small_page, "named").summary.string == "draws: who shares our 3"
+    assert the_cell(small_page, "plain").summary.string == "folded code"
+    assert the_cell(small_page, "draws").summary.string == "draws: who shares our 3"
+    assert the_cell(small_page, "checks").summary.string == "checks: a < b"
 
 
 def test_an_answer_is_folded_to_its_end(small_page):
@@ -233,6 +257,30 @@ def test_an_answer_is_folded_to_its_end(small_page):
 def test_an_image_of_the_text_is_part_of_the_page(small_page):
     image = small_page.select_one(".jp-MarkdownCell img")
     assert image["src"] == f"data:image/png;base64,{DOT}"
+
+
+@pytest.mark.parametrize("cell_id", ["moving", "table"])  # an output, and in the text
+def test_a_moving_picture_is_still_on_paper_and_for_who_wants_less_motion(
+    small_page, cell_id
+):
+    picture = the_cell(small_page, cell_id).picture
+    assert picture.img["src"] == f"data:image/png;base64,{MOVING}"
+    assert picture.img["alt"] == "It moves."
+    assert picture.source["media"] == "print, (prefers-reduced-motion: reduce)"
+    _, _, still_png = picture.source["srcset"].partition("base64,")
+    still = Image.open(io.BytesIO(base64.b64decode(still_png)))
+    assert not still.is_animated
+    assert still.getpixel((0, 0)) == 10  # the last
+
+
+def test_a_picture_that_stands_still_is_there_once(small_page):
+    assert the_cell(small_page, "forming").select("picture, source") == []
+
+
+def test_an_empty_cell_is_nobodys_head_in_a_table(small_page):
+    table = the_cell(small_page, "table")
+    assert [head.string for head in table.select("th")] == ["plain", "cooled"]
+    assert len(table.select("td")) == 4
 
 
 @pytest.mark.parametrize(
