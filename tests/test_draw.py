@@ -49,15 +49,28 @@ def square(report_page):
     report_page.set_viewport_size({"width": 1100, "height": 900})
     square = in_view(report_page)
     square.get_by_role("checkbox").uncheck()
+    set_temperature(square, 1)
     clear(square)
     return square
 
 
 @pytest.fixture(scope="module")
-def html(report):
+def cells(report):
+    """The notebook's cells as they were run."""
+    return nbformat.read(report / "bernoulli_em.ipynb", as_version=4).cells
+
+
+@pytest.fixture(scope="module")
+def printed(cells):
+    """What Python says of our 3."""
+    (cell,) = [cell for cell in cells if cell.id == "draw-code"]
+    return "".join(output.text for output in cell.outputs)
+
+
+@pytest.fixture(scope="module")
+def html(cells):
     """The HTML that the notebook's cell shows."""
-    notebook = nbformat.read(report / "bernoulli_em.ipynb", as_version=4)
-    for cell in notebook.cells:
+    for cell in cells:
         for output in cell.get("outputs", []):
             html = output.get("data", {}).get("text/html", "")
             if "draw-it-yourself" in html:
@@ -125,6 +138,14 @@ def touch(square, *changes):
 
 def clear(square):
     square.get_by_role("button", name="clear").click()
+
+
+def slider_of(square):
+    return square.get_by_role("slider")
+
+
+def set_temperature(square, temperature):
+    slider_of(square).fill(str(temperature))
 
 
 def draw_a_4(square):
@@ -200,20 +221,25 @@ def picture_of(canvas):
 
 
 def assert_shows_pythons_numbers(em, square):
-    """The log-likelihood, the five largest responsibilities, and what is expected."""
+    """The log-likelihood, the five largest responsibilities, and what is expected.
+
+    The temperature of the responsibilities is the slider's.
+    """
     mixture = mixture_of(em, square)
     row = seen(em, square)
     (log_p,) = em.log_likelihood(mixture, row)
     assert log_p_of(square) == pytest.approx(float(log_p), abs=0.1)
 
-    (r,) = np.asarray(em.responsibilities(mixture, row))
+    temperature = float(slider_of(square).input_value())
+    log_joint = em.log_joint_prob(mixture, row)[0]
+    r = np.asarray(jax.nn.softmax(log_joint / temperature))
     clusters, shares = bars_of(square)
     np.testing.assert_allclose(shares, r[clusters], atol=0.01)
     np.testing.assert_allclose(shares, np.sort(r)[::-1][:5], atol=0.01)
 
     expected = r @ mixture.cluster_means
     if row.seen is not None:
-        (expected,) = em.complete_images(mixture, row)
+        expected = np.where(row.seen[0], row.on[0], expected)
     shown = picture_of(square.locator(".expected"))
     np.testing.assert_allclose(shown, expected, atol=0.005)
 
@@ -224,9 +250,21 @@ def test_it_begins_with_our_3(new_square, mnist):
 
 
 def test_it_begins_with_pythons_numbers(em, new_square):
+    assert slider_of(new_square).input_value() == "1"
     assert_shows_pythons_numbers(em, new_square)
 
 
+@pytest.mark.parametrize("temperature", [1, 9])
+def test_of_our_3_it_shows_what_the_notebook_prints(new_square, printed, temperature):
+    line = rf"temperature {temperature}: clusters (.*) with shares (.*)"
+    ((clusters, shares),) = re.findall(line, printed)
+    set_temperature(new_square, temperature)
+    shown_clusters, shown_shares = bars_of(new_square)
+    assert shown_clusters[0] == int(clusters.split()[0])
+    np.testing.assert_allclose(shown_shares, np.array(shares.split(), float), atol=0.01)
+
+
+@pytest.mark.parametrize("temperature", [1, 9])
 @pytest.mark.parametrize(
     "prepare",
     [
@@ -235,8 +273,9 @@ def test_it_begins_with_pythons_numbers(em, new_square):
         pytest.param(clear, id="an empty square"),
     ],
 )
-def test_it_shows_pythons_numbers(em, square, prepare):
+def test_it_shows_pythons_numbers(em, square, prepare, temperature):
     prepare(square)
+    set_temperature(square, temperature)
     assert_shows_pythons_numbers(em, square)
 
 
@@ -256,8 +295,16 @@ def test_beside_a_bar_stands_the_prototype_of_its_cluster(em, square):
     np.testing.assert_allclose(shown, means[np.array(clusters)], atol=0.005)
 
 
+def test_half_of_a_4_is_completed_as_python_completes_it(em, square):
+    hide_half_of_a_4(square)
+    (expected,) = em.complete_images(mixture_of(em, square), seen(em, square))
+    shown = picture_of(square.locator(".expected"))
+    np.testing.assert_allclose(shown, expected, atol=0.005)
+
+
 def test_what_is_hidden_changes_no_number(square):
     hide_half_of_a_4(square)
+    set_temperature(square, 9)
     before = text_of(square, "#in-words")
     draw(square, [[(5, 20), (22, 25)]])
     assert text_of(square, "#in-words") == before
@@ -275,6 +322,76 @@ def test_a_label_says_in_words_what_is_shown(square):
     bars = [f"cluster {k}: {share:.2f}" for k, share in zip(clusters, shares)]
     words = text_of(square, ".log-p") + "; " + ", ".join(bars)
     assert text_of(square, "[aria-live=polite]") == words
+
+
+def test_the_label_says_how_many_pixels_count_as_one_if_it_is_more_than_one(square):
+    draw_a_4(square)
+    set_temperature(square, 9)
+    beginning = text_of(square, ".log-p") + "; 9 pixels count as one; cluster"
+    assert text_of(square, "[aria-live=polite]").startswith(beginning)
+
+
+# The slider
+
+
+def test_the_slider_leaves_the_log_likelihood(square):
+    draw_a_4(square)
+    before = text_of(square, ".log-p")
+    set_temperature(square, 20)
+    assert text_of(square, ".log-p") == before
+
+
+def test_the_keyboard_moves_the_slider_from_1_to_20(square):
+    slider = slider_of(square)
+    for key, value in [
+        ("ArrowLeft", "1"),
+        ("ArrowRight", "2"),
+        ("ArrowUp", "3"),
+        ("ArrowDown", "2"),
+        ("End", "20"),
+        ("ArrowRight", "20"),
+        ("Home", "1"),
+    ]:
+        slider.press(key)
+        assert slider.input_value() == value, key
+
+
+def test_the_slider_says_its_value(square):
+    slider = slider_of(square)
+    shown = square.locator(".witnesses span")
+    assert slider.get_attribute("aria-valuetext") == "each pixel counts"
+    assert shown.text_content() == "1"
+    set_temperature(square, 9)
+    assert slider.get_attribute("aria-valuetext") == "9 pixels count as one"
+    assert shown.text_content() == "9"
+
+
+def test_the_bars_follow_the_slider_before_it_is_let_go(em, square):
+    draw_a_4(square)
+    box = slider_of(square).bounding_box()
+    middle = box["y"] + box["height"] / 2
+    mouse = square.page.mouse
+    mouse.move(box["x"] + 8, middle)  # where it stands at 1
+    mouse.down()
+    mouse.move(box["x"] + box["width"] / 2, middle, steps=5)
+    assert slider_of(square).input_value() in ("10", "11")
+    assert_shows_pythons_numbers(em, square)
+    mouse.up()
+
+
+def test_the_slider_stays_when_one_clears_hides_and_draws(square):
+    set_temperature(square, 9)
+    draw_a_4(square)
+    clear(square)
+    hide_lower_half(square)
+    assert slider_of(square).input_value() == "9"
+
+
+def test_the_drawing_stays_when_one_moves_the_slider(square):
+    draw_a_4(square)
+    before = drawn(square)
+    set_temperature(square, 9)
+    np.testing.assert_array_equal(drawn(square), before)
 
 
 # Drawing
@@ -330,13 +447,14 @@ def test_each_part_has_a_name(square):
         ("img", "the model expects"),
         ("button", "clear"),
         ("checkbox", "hide lower half"),
+        ("slider", "how many pixels count as one witness"),
         ("list", "the five prototypes that share the drawing most"),
     ]
     for role, name in names:
         assert square.get_by_role(role, name=name, exact=True).count() == 1, name
 
 
-def test_the_keyboard_reaches_the_drawing_the_button_and_the_box(square):
+def test_the_keyboard_reaches_the_drawing_the_button_the_box_and_the_slider(square):
     draw(square, [LINE])
     keyboard = square.page.keyboard
     square.get_by_role("button", name="clear").focus()
@@ -348,12 +466,21 @@ def test_the_keyboard_reaches_the_drawing_the_button_and_the_box(square):
     keyboard.press("Tab")
     keyboard.press("Space")
     assert square.get_by_role("checkbox").is_checked()
+    keyboard.press("Tab")
+    keyboard.press("ArrowRight")
+    assert slider_of(square).input_value() == "2"
+
+
+def test_jupyterlab_leaves_it_the_arrow_keys(square):
+    """There they would move from cell to cell, were it not for this attribute."""
+    assert square.get_attribute("data-lm-suppress-shortcuts") == "true"
 
 
 def test_nothing_sticks_out_of_the_page(square):
     for width in (400, 700, 1100):
         square.page.set_viewport_size({"width": width, "height": 900})
-        ends = square.locator("canvas, .share, button, label").evaluate_all(
+        parts = square.locator("canvas, .share, button, label, input, .witnesses span")
+        ends = parts.evaluate_all(
             "parts => parts.map(part => part.getBoundingClientRect().right)"
         )
         assert max(ends) <= width
@@ -367,13 +494,23 @@ def test_on_a_phone_the_pictures_stand_side_by_side_and_are_large_enough(square)
     assert drawing["width"] == expected["width"] > 150
 
 
+def test_on_a_phone_the_slider_is_large_enough_for_a_finger(square):
+    square.page.set_viewport_size({"width": 400, "height": 900})
+    box = slider_of(square).bounding_box()
+    assert box["width"] > 250
+    assert box["height"] >= 24
+
+
 def test_of_two_on_one_page_only_the_one_drawn_in_changes(new_page, html):
     new_page.set_content(html + html)
     first, second = new_page.locator(".draw-it-yourself").all()
     before = drawn(first)
     clear(second)
+    set_temperature(second, 9)
     np.testing.assert_array_equal(drawn(first), before)
     assert not drawn(second).any()
+    assert text_of(first, ".witnesses span") == "1"
+    assert text_of(second, ".witnesses span") == "9"
 
 
 def test_the_still_picture_is_gone(square):
