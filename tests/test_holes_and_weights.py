@@ -88,10 +88,30 @@ def test_several_batches_and_a_remainder_agree_with_float64(em, params):
     assert_agree("log joint", expected, em.log_joint_prob(params, data))
 
 
-def test_no_rows_have_no_counts(em, params):
-    counts = em.e_step(params, np.zeros((0, 7), dtype=bool))
-    assert counts.on_counts.tolist() == [[0.0] * 7] * 3
-    assert counts.log_likelihood == 0
+def test_a_temperature_near_0_leaves_each_row_to_its_best_cluster(em, params):
+    """Dividing by so small a number could overflow."""
+    images = make_table(em, has_holes=False, has_weights=False)
+    counts = em.e_step(params, images, 1e-37)
+    best = textbook.log_joint(params, images.on).argmax(axis=1)
+    expected = np.bincount(best, minlength=3)
+    assert_agree("images of each cluster", expected, counts.cluster_counts)
+
+
+@pytest.mark.parametrize("name", ["e_step", "em_step", "mean_log_likelihood"])
+def test_no_rows_are_refused(em, params, name):
+    with pytest.raises(ValueError, match="no rows"):
+        getattr(em, name)(params, np.zeros((0, 7), dtype=bool))
+
+
+@pytest.mark.parametrize("n_pixels", [5_000, 50_000])
+@pytest.mark.parametrize("share_on", [0.001, 0.5, 0.999])
+def test_long_rows_agree_with_float64_however_common_ones_are(em, n_pixels, share_on):
+    rng = np.random.default_rng(0)
+    images = rng.random((20, n_pixels)) < share_on
+    means = np.clip(rng.normal(share_on, 2e-4, (2, n_pixels)), 2e-4, 1 - 2e-4)
+    mixture = em.as_mixture([0.4, 0.6], means)
+    expected = textbook.log_likelihood(mixture, images)
+    np.testing.assert_allclose(em.log_likelihood(mixture, images), expected, rtol=1e-5)
 
 
 def test_mnist_with_holes_and_weights_agrees_with_float64(em, mnist):
@@ -128,6 +148,15 @@ def test_the_marginal_of_a_row_is_the_sum_over_all_its_completions(
     p = np.exp(textbook.log_likelihood(params, every_image(7)))
     found = np.exp(em.log_likelihood(params, em.observe(table)))
     np.testing.assert_allclose(found, is_completion @ p, rtol=1e-4)
+
+
+def test_no_completion_is_more_than_1(em):
+    """Float32 shares of clusters may sum to more."""
+    rng = np.random.default_rng(0)
+    weights = rng.dirichlet(np.ones(500))
+    certain = em.as_mixture(weights, np.ones((500, 7)))
+    hidden = em.BinaryData(on=np.ones((9, 7), bool), seen=np.zeros((9, 7), bool))
+    assert em.complete_images(certain, hidden).max() <= 1
 
 
 def test_a_completion_is_the_average_over_all_completions(
@@ -170,7 +199,7 @@ def test_a_pixel_that_is_never_seen_gets_means_of_one_half(em, params, data):
     [
         pytest.param(lambda em, p, x: em.e_step(p, x), id="e_step"),
         pytest.param(lambda em, p, x: em.run_em(p, x, 3, 0.5), id="run_em"),
-        pytest.param(lambda em, p, x: em.fit(p, x, max_steps=5), id="fit"),
+        pytest.param(lambda em, p, x: em.fit(p, x).params, id="fit"),
     ],
 )
 def test_integer_weights_equal_repeated_rows(em, params, data, learn):
@@ -181,8 +210,19 @@ def test_integer_weights_equal_repeated_rows(em, params, data, learn):
         on=np.repeat(data.on, n_times, axis=0),
         seen=np.repeat(data.seen, n_times, axis=0),
     )
-    weighted = data.replace(weights=n_times.astype(np.float32))
-    assert_close(learn(em, params, weighted), learn(em, params, repeated))
+    n_times = n_times.astype(np.float32)
+    weighted = data.replace(weights=n_times)
+    with_repeats = data.replace(weights=None, repeats=n_times)
+    expected = learn(em, params, repeated)
+    assert_close(learn(em, params, weighted), expected)
+    assert_close(learn(em, params, with_repeats), expected)
+
+
+def test_a_row_counts_its_weight_times_its_repeats(em, params, data):
+    repeats = np.resize(np.float32([1, 2, 3]), 40)
+    both = data.replace(repeats=repeats)
+    product = data.replace(weights=data.weights * repeats)
+    assert_close(em.e_step(params, both), em.e_step(params, product))
 
 
 def test_the_mean_log_likelihood_goes_by_the_weights(em, params, data):

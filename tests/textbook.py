@@ -152,10 +152,10 @@ def make_table(em, has_holes=True, has_weights=True):
     )
 
 
-def make_survey(n):
+def survey(n):
     """n people, 20 : 80, and six questions on which the groups differ little.
 
-    What they answer, and how many answer so.
+    What they answer, no weights, and how many answer so: what observe takes.
     """
     rng = np.random.default_rng(0)
     in_first = rng.random(n) < 0.2
@@ -163,7 +163,8 @@ def make_survey(n):
     second = [0.7, 0.65, 0.7, 0.6, 0.75, 0.7]
     p = np.where(in_first[:, None], first, second)
     answers = rng.random((n, 6)) < p
-    return np.unique(answers, axis=0, return_counts=True)
+    different, repeats = np.unique(answers, axis=0, return_counts=True)
+    return different, None, repeats
 
 
 def make_mixture(em, n_clusters, n_pixels, seed=0):
