@@ -54,8 +54,7 @@ benchmark: $(READY) ## time EM beside a yardstick and a plain version
 	$(RUN) tests/benchmark.py
 
 exercise: $(READY) ## make the exercise, Part 1 without its answers, to hand out
-	mkdir -p exercise && cp -r data figures requirements.txt exercise
-	$(RUN) tests/exercise.py bernoulli_em.ipynb exercise/bernoulli_em.ipynb
+	$(RUN) tests/exercise.py bernoulli_em.ipynb exercise
 
 mark: SECONDS := 60 # for each test
 mark: $(READY) ## mark a solution: make mark NOTEBOOK=path/to/theirs.ipynb

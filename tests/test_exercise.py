@@ -13,7 +13,7 @@ import pytest
 import test_em
 import textbook
 from conftest import function_asked_by, what_to_fix
-from exercise import FUNCTIONS, without_bodies
+from exercise import FUNCTIONS, NEUTRAL_TITLES, PACKAGES, without_bodies
 from nbimport import ROOT, import_notebook
 from textbook import assert_agree
 
@@ -38,10 +38,10 @@ def notebook(pytestconfig):
 def exercise_path(pytestconfig, tmp_path_factory):
     """The exercise that tests/exercise.py makes of it."""
     source = pytestconfig.getoption("--notebook")
-    path = tmp_path_factory.mktemp("exercise") / "exercise.ipynb"
+    folder = tmp_path_factory.mktemp("exercise")
     program = ROOT / "tests" / "exercise.py"
-    subprocess.run([sys.executable, program, source, path], check=True)
-    return path
+    subprocess.run([sys.executable, program, source, folder], check=True)
+    return folder / "bernoulli_em.ipynb"
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def test_an_answer_without_a_function_of_the_exercise_goes_whole():
 def test_the_exercise_keeps_decorators_and_what_answers_may_use(handed_out):
     code = "\n".join(handed_out.values())
     assert "@jax.jit\ndef em_step(" in code
+    assert code.count("@jax.jit") == 1 + code.count("@jax.jit\ndef between")
     assert "@chex.dataclass(frozen=True)\nclass BernoulliMixture" in code
     assert "class ExpectedCounts" in code
     assert "def as_floats" in code
@@ -121,6 +122,40 @@ def test_prose_that_answers_is_gone_and_the_rest_is_there(notebook, exercise):
                 assert answer.strip() not in text
     assert n_answers > 3
     assert "<!--" not in text
+
+
+def test_no_title_tells_what_our_own_fit_found(notebook, exercise):
+    """A right start that uses its key in another way finds other clusters."""
+    ours = text_of(notebook.cells)
+    theirs = text_of(exercise.cells)
+    for finding, neutral in NEUTRAL_TITLES.items():
+        assert ours.count(f'"{finding}') == 1, finding
+        assert f'"{finding}' not in theirs
+        assert theirs.count(f'"{neutral}') == 1
+
+
+def test_no_gap_is_left_where_text_was_taken_out(exercise):
+    for cell in exercise.cells:
+        if cell.cell_type == "markdown":
+            assert "\n\n\n" not in cell.source
+            assert cell.source == cell.source.strip() or cell.id == "task"
+
+
+def test_the_exercise_names_no_section_that_it_has_not(exercise):
+    headings = re.findall(r"(?m)^### (\d+)\. ", text_of(exercise.cells))
+    named = re.findall(r"[Ss]ection (\d+)", text_of(exercise.cells))
+    assert set(named) <= set(headings)
+
+
+def test_the_exercise_has_what_it_needs_and_no_more(exercise_path):
+    folder = exercise_path.parent
+    files = {path.relative_to(folder).parts[0] for path in folder.rglob("*")}
+    assert files == {"bernoulli_em.ipynb", "data", "figures", "requirements.txt"}
+    assert [path.name for path in (folder / "data").iterdir()] == ["mnist"]
+    assert [path.name for path in (folder / "figures").iterdir()] == ["prototypes.png"]
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    names = {line.partition("==")[0] for line in lines}
+    assert names == PACKAGES
 
 
 def test_the_exercise_s_links_lead_to_places_in_it(exercise):
