@@ -94,7 +94,7 @@ WHAT_IT_DOES = ("# draws: ", "# checks: ")
 
 STANDS_STILL = "print, (prefers-reduced-motion: reduce)"
 
-README_PICTURES = {"forming": "prototypes.png", "holes-figure": "holes.png"}
+README_PICTURES = {"forming": "prototypes.png", "sample-tree-figure": "trees.png"}
 
 
 def draw_equation(tex, inline):

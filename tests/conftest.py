@@ -5,6 +5,7 @@ to date. So it starts before the first test, and the tests that need it come las
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,24 @@ def data(em):
     import textbook
 
     return textbook.make_table(em)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, without a window. Where there is none, tests are skipped, or fail in CI."""
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None and os.environ.get("CI") == "true":
+        pytest.fail("no browser here: install chromium", pytrace=False)
+    if path is None:
+        pytest.skip("no browser here")
+    from playwright.sync_api import sync_playwright  # few tests need it
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")
@@ -150,8 +169,8 @@ def pytest_sessionfinish(session):
     n_without_browser = sum("no browser" in str(test.longrepr) for test in skipped)
     if n_without_browser:
         terminal.write_line(
-            f"No browser here: {n_without_browser} tests of the square to draw in were "
-            "skipped. They need Chromium (on Debian: apt install chromium)."
+            f"No browser here: {n_without_browser} tests in a browser were skipped. "
+            "They need Chromium (on Debian: apt install chromium)."
         )
     failed = [test.nodeid for test in terminal.stats.get("failed", [])]
     marks = [function_asked_by(name) for name in failed if "test_em.py::" in name]

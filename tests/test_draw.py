@@ -1,38 +1,19 @@
 """The square to draw in, in a real browser: what it shows are Python's numbers."""
 
 import base64
-import os
 import re
-import shutil
 
 import jax
 import jax.numpy as jnp
 import nbformat
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-IN_CI = os.environ.get("CI") == "true"  # there a missing browser is a failure
-pytestmark = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no browser here")
 
 SIDE = 28
 A_4 = [
     [(10, 7), (8.5, 11), (9, 14), (18, 13)],  # (x, y) in pixels
     [(19, 7), (17, 14), (16, 22)],
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, without a window."""
-    assert CHROMIUM, "no browser here: install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +237,7 @@ def test_it_begins_with_pythons_numbers(em, new_square):
 
 @pytest.mark.parametrize("temperature", [1, 9])
 def test_of_our_3_it_shows_what_the_notebook_prints(new_square, printed, temperature):
-    line = rf"temperature {temperature}: clusters (.*) with shares (.*)"
+    line = rf"temperature {temperature}: clusters (.*) with responsibilities (.*)"
     ((clusters, shares),) = re.findall(line, printed)
     set_temperature(new_square, temperature)
     shown_clusters, shown_shares = bars_of(new_square)

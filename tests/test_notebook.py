@@ -315,7 +315,8 @@ def test_a_notebook_is_run_from_elsewhere_without_a_warning(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cell_id", "name"), [("forming", "prototypes.png"), ("holes-figure", "holes.png")]
+    ("cell_id", "name"),
+    [("forming", "prototypes.png"), ("sample-tree-figure", "trees.png")],
 )
 def test_a_picture_of_the_readme_is_the_committed_output(cell_id, name):
     (cell,) = [cell for cell in CODE_CELLS if cell.id == cell_id]

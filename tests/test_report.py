@@ -2,9 +2,7 @@
 
 import base64
 import io
-import os
 import re
-import shutil
 from decimal import Decimal
 from itertools import pairwise
 from urllib.parse import unquote
@@ -15,11 +13,6 @@ import pytest
 from bs4 import BeautifulSoup
 from outputs import CODE_CELLS, TEXT_CELLS, pictures_of, text_of
 from PIL import Image, ImageFilter
-from playwright.sync_api import sync_playwright
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-IN_CI = os.environ.get("CI") == "true"  # there a missing browser is a failure
-needs_browser = pytest.mark.skipif(not CHROMIUM and not IN_CI, reason="no browser here")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +48,8 @@ def what_moved(committed, printed):
 
 
 def without_speed(text):
-    """A text in which progress bars don't say how fast they were, nor show it."""
+    """A text that doesn't say how fast things were, nor shows it in a progress bar."""
+    text = re.sub(r"about \d+ seconds", "some seconds", text)
     return re.sub(r"\|[^|\n]*\| (\d+/\d+) \[.*\]", r"\1", text)
 
 
@@ -202,18 +196,6 @@ def test_each_link_inside_the_report_leads_somewhere(page):
 A4 = {"width": 697, "height": 1026}  # in points, less margins of half an inch
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, without a window."""
-    assert CHROMIUM, "no browser here: install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
-
-
 def open_report(browser, report, size, media="screen", motion="no-preference"):
     """The report in a window of this size, or as it is printed."""
     page = browser.new_page(viewport=size, reduced_motion=motion)
@@ -258,26 +240,22 @@ def boxes_where(page, condition):
     )
 
 
-@needs_browser
 def test_on_paper_everything_fits_the_page(paper):
     right = "box.getBoundingClientRect().right"
     assert boxes_where(paper, f"{right} > innerWidth + 1 || isTooNarrow(box)") == []
 
 
-@needs_browser
 def test_on_paper_each_picture_and_its_summary_fit_one_page(paper):
     height = "box.getBoundingClientRect().height"
     is_kept = "box.matches('img, .jp-CodeCell:has(.jp-InputArea details)')"
     assert boxes_where(paper, f"{is_kept} && {height} > innerHeight") == []
 
 
-@needs_browser
 def test_on_paper_what_is_folded_stays_folded(paper):
     assert paper.locator("details").count() > 0
     assert paper.locator("details[open]").count() == 0
 
 
-@needs_browser
 def test_a_screen_scrolls_down_only(screen):
     width, *widths = screen.evaluate(
         """() => [
@@ -287,19 +265,16 @@ def test_a_screen_scrolls_down_only(screen):
     assert max(widths) <= width
 
 
-@needs_browser
 def test_on_a_screen_what_is_too_wide_is_scrolled_not_cut(screen):
     cut = "isTooNarrow(box) && ['hidden', 'clip'].includes(overflow(box))"
     assert boxes_where(screen, cut) == []
 
 
-@needs_browser
 def test_the_keyboard_scrolls_what_is_too_wide_for_a_screen(screen):
     scrolls = "isTooNarrow(box) && overflow(box) === 'auto'"
     assert boxes_where(screen, f"{scrolls} && box.tabIndex < 0") == []
 
 
-@needs_browser
 @pytest.mark.parametrize(
     ("media", "motion", "n_moving"),
     [
@@ -356,7 +331,6 @@ def contrast(colour, ground, opacity):
     return (lighter + 0.05) / (darker + 0.05)
 
 
-@needs_browser
 def test_each_text_stands_out_from_its_ground(screen):
     faint = []
     for colour, ground, opacity, text in screen.evaluate(COLOURS):
@@ -365,7 +339,6 @@ def test_each_text_stands_out_from_its_ground(screen):
     assert not faint, "\n".join(faint)
 
 
-@needs_browser
 def test_a_link_is_told_by_its_line_too(screen):
     is_plain = "getComputedStyle(box).textDecorationLine !== 'underline'"
     plain = screen.eval_on_selector_all(
