@@ -36,7 +36,9 @@ NEUTRAL_TITLES = {
     "Five steps do most of it; train and test rise together": (
         "The log-likelihood after each step"
     ),
-    "Six digits have two prototypes each, and 5 has none": "The prototypes in the end",
+    "Six digits have two prototypes each; 4, 7 and 9 share three; 5 has none": (
+        "The prototypes in the end"
+    ),
     "Our 3 is divided among three prototypes": "Who has our 3 in the end",
     "Some clusters hold one digit, others mix look-alikes": "The digits of each cluster",
 }
