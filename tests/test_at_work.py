@@ -180,6 +180,39 @@ def test_a_bootstrap_says_how_many_replicates_settled(em, params, data):
     assert replicates.params.cluster_weights.shape == (12, 3)
 
 
+def test_the_tolerance_of_a_bootstrap_is_that_of_its_replicates(em, params, data):
+    """With the default of a millionth none of them settles so soon."""
+    options = {"n_replicas": 2, "max_steps": 40}
+    rough = em.bootstrap(KEY, params, data, tolerance=1.0, **options)
+    assert rough.converged.all()
+    with pytest.warns(UserWarning, match="2 of 2 replicates hadn't settled"):
+        em.bootstrap(KEY, params, data, tolerance=0.0, **options)
+
+
+def test_a_bootstrap_smooths_its_replicates(em, params, data):
+    """So many rows leave nothing but a half."""
+    replicates = em.bootstrap(KEY, params, data, n_replicas=2, pseudo_count=1e6)
+    np.testing.assert_allclose(replicates.params.cluster_means, 0.5, atol=1e-3)
+
+
+def test_a_replicate_settles_after_as_many_tries_as_a_fit(em, params, data):
+    """Those that were taken back are tries, and no values of its curve."""
+    tried = []
+
+    def e_step(params, rows):
+        tried.append(params)
+        return em.e_step(params, rows)
+
+    found = em.fit(params, data, tolerance=1.0, e_step=e_step)
+    n_steps = len(tried) - 1  # the first is the start itself
+    assert n_steps > len(found.curve) - 1
+    once = np.ones((1, 40), dtype=np.float32)
+    _, in_time = em.refit(params, data, once, 0.0, 1.0, n_steps)
+    _, too_soon = em.refit(params, data, once, 0.0, 1.0, n_steps - 1)
+    assert in_time.all()
+    assert not too_soon.any()
+
+
 def test_what_a_replicate_has_not_seen_has_no_mean_in_it(em, params, data):
     """Pixel 0 nobody has seen, pixel 1 a row of weight 0 has, and pixel 2 one row."""
     seen = data.seen.copy()

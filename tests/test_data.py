@@ -105,6 +105,8 @@ REFUSED_TABLES = [
     pytest.param(
         scipy.sparse.csr_array(np.eye(2)), TypeError, r"table\.toarray\(\)", id="sparse"
     ),
+    pytest.param([[np.str_("1"), None]], TypeError, AS_TEXT, id="text of NumPy"),
+    pytest.param([[1 + 0j, 0]], TypeError, AS_TEXT, id="complex numbers"),
     pytest.param({"a": [1, 0]}, TypeError, "a dict: pass rows", id="a dict"),
     pytest.param(iter([[0, 1]]), TypeError, "pass rows", id="a generator"),
     pytest.param(
@@ -205,6 +207,7 @@ def test_weights_on_another_scale_than_rows_are_told_the_remedy(em, weights):
         pytest.param({"weights": [0.4, 0.62]}, id="a mean of 0.51"),
         pytest.param({"weights": [2.5, 1.48]}, id="a mean of 1.99"),
         pytest.param({"weights": [1, 0]}, id="a row held out"),
+        pytest.param({"weights": [0.9, 1.1], "repeats": [900, 100]}, id="both"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -219,6 +222,11 @@ def test_a_column_that_nobody_answered_is_worth_a_warning(em):
     with pytest.warns(UserWarning, match="nobody answered column 1, 3,") as warned:
         em.observe([[1, NAN, 0, NAN], [0, NAN, 1, NAN]])
     assert warned[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_column_that_somebody_answered_is_taken_quietly(em):
+    em.observe([[1, NAN], [0, 1]])
 
 
 def test_a_table_of_nothing_but_missing_values_is_refused(em):
@@ -242,6 +250,7 @@ REFUSED_DATA = [
     pytest.param({"on": np.ones(40, dtype=bool)}, "has 7 pixels", id="one dimension"),
     pytest.param({"seen": np.ones((1, 7), dtype=bool)}, "seen", id="one row of seen"),
     pytest.param({"weights": np.ones(7)}, "weights or repeats", id="weights of pixels"),
+    pytest.param({"repeats": np.ones(7)}, "weights or repeats", id="repeats of pixels"),
 ]
 
 
@@ -249,6 +258,12 @@ REFUSED_DATA = [
 def test_rows_that_do_not_fit_the_mixture_are_refused(em, params, data, change, words):
     with pytest.raises(ValueError, match=words):
         em.as_data(data.replace(**change), params)
+
+
+def test_a_single_row_starts_no_clusters(em):
+    """It would be taken for many rows of one pixel."""
+    with pytest.raises(ValueError, match="need rows of pixels"):
+        em.init_from_images(KEY, 1, np.ones(40, dtype=bool))
 
 
 def test_what_is_seen_is_boolean(em, params, images):
@@ -318,9 +333,15 @@ def test_a_masked_array_is_refused_whatever_ran_before(em, params, images, name)
 
 def test_no_data_hold_a_masked_array(em, images):
     masked = np.ma.array(images, mask=~images)
-    for field in ({"on": masked}, {"on": images, "seen": masked}):
+    counters = np.ma.array(np.ones(40), mask=np.arange(40) < 2)
+    for fields in (
+        {"on": masked},
+        {"on": images, "seen": masked},
+        {"on": images, "weights": counters},
+        {"on": images, "repeats": counters},
+    ):
         with pytest.raises(TypeError, match="masked"):
-            em.BinaryData(**field)
+            em.BinaryData(**fields)
 
 
 # --- as_mixture: parameters from outside ---
@@ -351,6 +372,9 @@ REFUSED_MIXTURES = [
     pytest.param([1.5, -0.5], HALVES, "0 or more", id="a negative weight"),
     pytest.param([0.5, 0.5], ABOVE_1, "probabilities", id="a mean above 1"),
     pytest.param([0.5, 0.5], BELOW_0, "probabilities", id="a mean below 0"),
+    pytest.param(
+        [0.5, 0.5], [[0.5, NAN], [0.5, 0.5]], "probabilities", id="a mean that is NaN"
+    ),
 ]
 
 

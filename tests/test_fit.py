@@ -160,6 +160,24 @@ def test_where_a_reach_is_too_long_the_plain_step_is_taken(em, params, data):
     assert_agree("mixture", expected, found.params)
 
 
+def test_a_try_is_taken_back_when_it_falls_by_more_than_rounding(em, params, data):
+    """Float32 has seven digits."""
+    counts = em.e_step(params, data)
+    weight = counts.cluster_counts.sum()
+    walk = em.begin(params)._replace(value=jnp.float32(-8), reach=jnp.float32(2))
+    rounded = counts.replace(log_likelihood=-8.000001 * weight)
+    lower = counts.replace(log_likelihood=-8.00002 * weight)
+    assert not em.walk_on(walk, rounded, 0.0).went_back
+    assert em.walk_on(walk, lower, 0.0).went_back
+
+
+def test_means_stay_inside_their_bounds_however_far_a_line_reaches(em, params):
+    other = em.as_mixture(params.cluster_weights, 1 - params.cluster_means)
+    means = em.between(params, other, 100.0).cluster_means
+    assert means.min() == np.float32(1e-6)
+    assert means.max() == np.float32(1 - 1e-6)
+
+
 def test_going_further_takes_fewer_steps_to_the_same_end(em):
     """Where groups overlap, and EM creeps."""
     data = em.observe(*survey(2_000))
@@ -296,6 +314,12 @@ def test_a_fit_tells_of_each_step(em, params, data):
             ValueError,
             "the weights of all rows are 0",
             id="weights of 0",
+        ),
+        pytest.param(
+            lambda data: data.replace(repeats=np.zeros(40)),
+            ValueError,
+            "the weights of all rows are 0",
+            id="repeats of 0",
         ),
     ],
 )
@@ -497,6 +521,24 @@ def test_a_row_starts_a_cluster_in_proportion_to_its_weight(em, images, weights)
     assert 8 <= n_on <= 35  # of 200, a tenth expected
 
 
+def test_a_row_starts_a_cluster_in_proportion_to_its_repeats(em):
+    rows = np.array([[False], [True]])
+    data = em.BinaryData(on=rows, repeats=np.float32([99, 1]))
+    n_on = 0
+    for key in jax.random.split(KEY, 50):
+        start = em.init_from_images(key, 1, data)
+        n_on += int(start.cluster_means[0, 0] > 0.5)
+    assert n_on <= 5  # of 50, half a one expected
+
+
+def test_the_average_of_a_start_counts_repeats(em):
+    """One row is on, and stands for 3; with 1 pixel a start is 3/4 of the way to it."""
+    rows = np.array([[False], [True]])
+    data = em.BinaryData(on=rows, repeats=np.float32([1, 3]))
+    means = np.sort(em.init_from_images(KEY, 2, data).cluster_means[:, 0])
+    np.testing.assert_allclose(means, [0.1875, 0.9375], rtol=1e-5)
+
+
 def test_the_same_key_gives_the_same_start(em, data):
     start = em.init_from_images(KEY, 3, data)
     new_style = em.init_from_images(jax.random.key(0), 3, data)
@@ -540,6 +582,8 @@ def test_the_limits_of_a_best_fit_are_those_of_its_fits(em, data):
         best, starts = em.best_fit(KEY, 3, data, tolerance=-1.0, max_steps=2)
     assert len(best.curve) == 3
     assert not starts.converged.any()
+    rough, _ = em.best_fit(KEY, 3, data, n_first_steps=1, tolerance=1.0)
+    assert len(rough.curve) == 21
 
 
 @pytest.mark.parametrize("option", ["n_starts", "n_to_end"])

@@ -77,6 +77,15 @@ def test_a_copied_column_is_left_whole(em):
     np.testing.assert_allclose(left, expected, atol=1e-5)
 
 
+def test_residuals_of_rows_that_stand_for_billions_are_numbers(em, params, data):
+    """The squares of such counts are numbers in float32, their product is none."""
+    rows = em.BinaryData(on=data.on[:, 2:])
+    mixture = params.replace(cluster_means=params.cluster_means[:, 2:])
+    many = rows.replace(repeats=np.full(40, 4e9, dtype=np.float32))
+    expected = em.pair_residuals(mixture, rows)
+    np.testing.assert_allclose(em.pair_residuals(mixture, many), expected, atol=1e-5)
+
+
 def test_jax_need_not_promote_types_or_ranks(em, params, data):
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         residuals(em, params, data.replace(weights=data.weights.astype(int)))

@@ -189,6 +189,17 @@ def test_batches_of_many_sizes_are_counted_by_few_programs(em, start):
     assert em.e_step._cache_size() < 100
 
 
+def test_a_stream_counts_repeats_where_it_fills_up_a_batch(em, params, data):
+    """39 rows are filled up to 40."""
+    repeats = np.resize(np.float32([1, 2, 3]), 39)
+    batch = em.BinaryData(on=data.on[:39], repeats=repeats)
+
+    found = em.e_step_stream(params, lambda: [batch])
+
+    expected = textbook.expected_counts(params, batch.on, weights=repeats)
+    textbook.assert_agree("counts", expected, found)
+
+
 # Online EM
 
 
