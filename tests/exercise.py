@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 
 import nbformat
-
-ROOT = Path(__file__).resolve().parent.parent
+from nbimport import ROOT
 
 FUNCTIONS = {
     "log_joint_prob",

@@ -178,6 +178,13 @@ def test_means_stay_inside_their_bounds_however_far_a_line_reaches(em, params):
     assert means.max() == np.float32(1 - 1e-6)
 
 
+def test_a_walk_may_stand_at_a_fixed_point_for_long(em):
+    """No try falls there, so each would reach further, until float32 has no number."""
+    half = em.as_mixture([1.0], [[0.5, 0.5]])
+    found = fit_steps(em, half, np.eye(2, dtype=bool), 400, tolerance=-1.0)
+    assert found.curve == pytest.approx([2 * np.log(0.5)] * 401)
+
+
 def test_going_further_takes_fewer_steps_to_the_same_end(em):
     """Where groups overlap, and EM creeps."""
     data = em.observe(*survey(2_000))
